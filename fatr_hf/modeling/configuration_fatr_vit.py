@@ -1,0 +1,221 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a ViT with frequency-aware token reduction: ViT's own fields and where, how much and how to reduce."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import ViTConfig
+
+from .frequency_attention import SELECTIONS
+from .token_schedule import LayerTokens, per_layer, plan_tokens
+
+REDUCTION_FIELDS = (
+    "reduction_layers",
+    "keep_ratio",
+    "dc_windows",
+    "reweight_attention",
+    "dc_position_embeddings",
+    "selection",
+    "token_multiple",
+    "dc_size_exponent",
+)
+
+CONVERTIBLE_MODEL_TYPES = ("vit", "vit_msn", "vit_mae")
+"""Model types whose encoder is ViT's, name for name: any of their checkpoints loads as FATR."""
+
+MAE_ONLY_FIELDS = (
+    "decoder_num_attention_heads",
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_intermediate_size",
+    "mask_ratio",
+    "norm_pix_loss",
+)
+
+
+def as_pair(size: int | Iterable[int]) -> tuple[int, int]:
+    """Height and width of a size given as one number or as both."""
+    height, width = size if isinstance(size, Iterable) else (size, size)
+    return height, width
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@strict
+class FATRViTConfig(ViTConfig):
+    r"""Configuration of [`FATRViTModel`] and [`FATRViTForImageClassification`] (arXiv 2511.21477).
+
+    Takes every argument of `ViTConfig` and:
+
+    Args:
+        reduction_layers (`list[int]`, *optional*):
+            0-based layers that reduce, strictly increasing. Defaults to a quarter, half and three quarters of the depth.
+        keep_ratio (`float` or `list[float]`, defaults to 0.7):
+            Share of the patch tokens at hand that each reduction layer keeps, in (0, 1]; one value, or one per
+            reduction layer. 1.0 leaves that layer an ordinary one.
+        dc_windows (`int` or `list[int]`, *optional*):
+            Windows along each side of the patch grid; the patches dropped in a window become one DC token. One value,
+            or one per reduction layer; each divides the one before. Defaults to 2 in the first, then 1.
+        reweight_attention (`bool`, defaults to `True`):
+            Whether heads learn to re-weight high frequencies and DC tokens (omega1, omega2).
+        dc_position_embeddings (`bool`, defaults to `True`):
+            Whether DC tokens get a learned position embedding.
+        selection (`str`, defaults to `"high_frequency"`):
+            How tokens are ranked. `"high_frequency"` is the method; `"low_frequency"`, `"cls_attention"`,
+            `"dc_similarity"` and `"random"` are there for ablation.
+        token_multiple (`int`, defaults to 1):
+            Fewer tokens are kept until a reduced sequence's length is a multiple of this.
+        dc_size_exponent (`float`, defaults to 0.0):
+            Raises the attention logits towards a DC token of `c` patches by this times `log(c)`, in [0, 1].
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: a field of the wrong type or value, a misspelt field, or a
+            schedule that cannot be carried out; in words that name the field, the value and what is allowed.
+    """
+
+    model_type = "fatr_vit"
+    _auto_class = "AutoConfig"
+
+    reduction_layers: list[int] | tuple[int, ...] | None = None
+    keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
+    dc_windows: int | list[int] | tuple[int, ...] | None = None
+    reweight_attention: bool = True
+    dc_position_embeddings: bool = True
+    selection: str = "high_frequency"
+    token_multiple: int = 1
+    dc_size_exponent: float | int = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        refuse_misspelt_fields(kwargs)
+        if self.reduction_layers is None:
+            depth = self.num_hidden_layers
+            self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
+        if self.dc_windows is None:
+            self.dc_windows = [2, *[1] * len(self.reduction_layers)][: len(self.reduction_layers)]
+        for name in ("reduction_layers", "keep_ratio", "dc_windows"):
+            if isinstance(getattr(self, name), tuple):
+                setattr(self, name, list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in transformers, with every overridden field validated, and any ViT's configuration taken as a start.
+
+        Raises:
+            ValueError: the configuration of an architecture that is not ViT's.
+        """
+        config_dict = dict(config_dict)
+        model_type = config_dict.pop("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            config_dict = convert_config_dict(model_type, config_dict)
+        refuse_misspelt_fields(kwargs)
+        # transformers would set overrides on the finished configuration, past its checks.
+        fields = set(cls.__dataclass_fields__) - {"dtype"}
+        overrides = {name: kwargs.pop(name) for name in fields & kwargs.keys()}
+        return super().from_dict(config_dict | overrides, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any):
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return cls.from_dict(config_dict, **kwargs)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: CLS."""
+        return 1
+
+    def patch_grid(self, image_size: int | Iterable[int] | None = None) -> tuple[int, int]:
+        """Rows and columns of patches of an image, of `config.image_size` by default.
+
+        Raises:
+            ValueError: an image size that is no multiple of the patch size.
+        """
+        height, width = as_pair(self.image_size if image_size is None else image_size)
+        patch_height, patch_width = as_pair(self.patch_size)
+        if height % patch_height or width % patch_width or min(height, width) < 1:
+            raise ValueError(
+                f"image_size={(height, width)} does not divide into patches: height and width must be multiples of "
+                f"patch_size={(patch_height, patch_width)}."
+            )
+        return height // patch_height, width // patch_width
+
+    def token_schedule(self, image_size: int | Iterable[int] | None = None, reduce: bool = True) -> list[LayerTokens]:
+        """Tokens in and out of every layer, without building a model.
+
+        Args:
+            image_size: height and width in pixels (one number for both); `config.image_size` by default.
+            reduce: False gives the schedule of the unreduced model.
+
+        Raises:
+            ValueError: an image size that does not divide into patches, or a reduction impossible at that size.
+        """
+        layers = self.reduction_layers if reduce else []
+        return plan_tokens(
+            self.patch_grid(image_size),
+            self.num_hidden_layers,
+            self.num_prefix_tokens,
+            layers,
+            per_layer("keep_ratio", self.keep_ratio, layers) if reduce else [],
+            per_layer("dc_windows", self.dc_windows, layers) if reduce else [],
+            self.token_multiple,
+        )
+
+    def validate_heads(self) -> None:
+        """Checks that heads divide the hidden size (run by `@strict`)."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}."
+            )
+
+    def validate_reduction(self) -> None:
+        """Checks every field of the reduction and the schedule they make together (run by `@strict`)."""
+        layers, depth = self.reduction_layers, self.num_hidden_layers
+        if not all(is_integer(layer) and 0 <= layer < depth for layer in layers) or layers != sorted(set(layers)):
+            raise ValueError(
+                f"reduction_layers={layers} must be strictly increasing integers from 0 to {depth - 1} "
+                f"(the model has {depth} layers)."
+            )
+        for ratio in per_layer("keep_ratio", self.keep_ratio, layers):
+            if not is_number(ratio) or not 0 < ratio <= 1:
+                raise ValueError(f"keep_ratio={self.keep_ratio} must lie in (0, 1]; {ratio!r} does not.")
+        for windows in per_layer("dc_windows", self.dc_windows, layers):
+            if not is_integer(windows) or windows < 1:
+                raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 1; {windows!r} is not.")
+        if not is_integer(self.token_multiple) or self.token_multiple < 1:
+            raise ValueError(f"token_multiple={self.token_multiple!r} must be an integer of at least 1.")
+        if not is_number(self.dc_size_exponent) or not 0 <= self.dc_size_exponent <= 1:
+            raise ValueError(f"dc_size_exponent={self.dc_size_exponent!r} must lie in [0, 1].")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"selection={self.selection!r} must be one of {', '.join(SELECTIONS)}.")
+        self.token_schedule()
+
+
+def refuse_misspelt_fields(kwargs: dict[str, Any]) -> None:
+    """Raises a ValueError for an unknown argument that looks like one of the reduction's fields."""
+    for name in kwargs:
+        close = difflib.get_close_matches(name, REDUCTION_FIELDS, n=1, cutoff=0.8)
+        if close and name not in REDUCTION_FIELDS:
+            raise ValueError(f"FATRViTConfig has no field {name!r}: did you mean {close[0]!r}?")
+
+
+def convert_config_dict(model_type: str, config_dict: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a stock ViT's configuration that carry over, those of MAE's decoder left out.
+
+    Raises:
+        ValueError: a model type whose encoder is not ViT's.
+    """
+    if model_type not in CONVERTIBLE_MODEL_TYPES:
+        raise ValueError(
+            f"A checkpoint of model type {model_type!r} cannot be loaded as a FATR ViT: its encoder must be ViT's, "
+            f"that is one of {', '.join(CONVERTIBLE_MODEL_TYPES)} (or fatr_vit itself)."
+        )
+    dropped = ("architectures", "auto_map", *(MAE_ONLY_FIELDS if model_type == "vit_mae" else ()))
+    return {name: value for name, value in config_dict.items() if name not in dropped}

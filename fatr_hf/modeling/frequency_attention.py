@@ -1,0 +1,210 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Attention for token reduction: exact scores, per-head re-weighting and the size of DC tokens.
+
+``A`` (N x N, rows sum to 1) is the attention map of a head, ``A_LP = 11^T / N`` its low-pass part and
+``A_HP = A - A_LP`` the rest (section 3 of the paper, arXiv 2511.21477). Re-weighting and DC sizes are rewritten as
+changes of queries, keys and values, so that any attention function computes them, without a map.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .token_reduction import TokenLayout
+
+SELECTIONS = ("high_frequency", "low_frequency", "cls_attention", "dc_similarity", "random")
+"""How patch tokens are ranked: the method itself, then its ablations (see ``selection_scores``)."""
+
+SIZE_CHANNELS = 8
+"""Channels that carry the size of DC tokens; fused kernels want head dimensions that are multiples of 8."""
+
+EXCLUDED_LOGIT = -2e3
+"""The logit towards an empty window: its weight underflows to 0, and float16 can hold it before the scaling."""
+
+
+class AttentionResult(NamedTuple):
+    output: Tensor
+    """(batch, tokens, heads, head_dim)."""
+    weights: Tensor | None
+    """(batch, heads, tokens, tokens), the map ``A`` where the attention function makes one."""
+    scores: Tensor | None
+    """(batch, tokens) in float32 or better, where the selection is scored by the attention."""
+
+
+def attend(
+    attention_function: Callable[..., tuple[Tensor, Tensor | None]],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    selection: str | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> AttentionResult:
+    """Attention output and the attention scores of a selection: one interface for every implementation.
+
+    Args:
+        attention_function: one of transformers' attention functions; computes the output.
+        module: the attention module, which these functions take first.
+        query, key, value: (batch, heads, tokens, head_dim).
+        scaling: factor of the logits.
+        selection: one of ``SELECTIONS`` in a layer that reduces, None elsewhere.
+        dropout: attention dropout; the scores are those of the map before it.
+    """
+    output, weights = attention_function(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
+    scores = None
+    if selection in ("high_frequency", "low_frequency"):
+        scores = column_means(query, key, scaling)
+    elif selection == "cls_attention":
+        scores = cls_attention(query, key, scaling)
+    return AttentionResult(output, weights, scores)
+
+
+@torch.no_grad()
+def column_means(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Mean of every column of ``A = softmax(scaling * Q K^T)`` over all heads and all queries.
+
+    The paper's score is the column mean of ``A_HP = A - 1/N``: the constant does not change the ranking. Computed in
+    float32 or better, head by head, so that one map per image is held at a time; carries no gradient.
+
+    Args:
+        query, key: (batch, heads, tokens, head_dim).
+
+    Returns:
+        (batch, tokens) in float32, or in float64 for float64 input.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    heads, queries = query.shape[1], query.shape[2]
+    total = torch.zeros((), dtype=dtype, device=query.device)
+    with torch.autocast(query.device.type, enabled=False):
+        for head in range(heads):
+            logits = query[:, head].to(dtype) @ key[:, head].to(dtype).transpose(1, 2) * scaling
+            total = total + logits.softmax(dim=2).sum(dim=1)
+    return total / (heads * queries)
+
+
+@torch.no_grad()
+def cls_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Attention of the first token, averaged over heads: EViT's score.
+
+    Args:
+        query, key: (batch, heads, tokens, head_dim).
+
+    Returns:
+        (batch, tokens) in float32, or in float64 for float64 input.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        logits = query[:, :, :1].to(dtype) @ key.to(dtype).transpose(2, 3) * scaling
+    return logits.softmax(dim=3).mean(dim=1).squeeze(1)
+
+
+@torch.no_grad()
+def dc_dissimilarity(hidden_states: Tensor) -> Tensor:
+    """Minus the cosine between each token and the DC signal, the mean over all tokens.
+
+    Args:
+        hidden_states: (batch, tokens, hidden).
+
+    Returns:
+        (batch, tokens) in float32 or better; high for tokens unlike the mean.
+    """
+    tokens = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+    return -nn.functional.cosine_similarity(tokens, tokens.mean(dim=1, keepdim=True), dim=2)
+
+
+def fixed_random_scores(num_patches: int, layer: int, device: torch.device) -> Tensor:
+    """Scores that rank the grid's places at random, always alike for one layer: an image never sees its neighbours.
+
+    An integer hash (xorshift and multiply, 32 bits), the same on every device and in every export.
+
+    Returns:
+        (num_patches,) int64.
+    """
+    mask = 2**32 - 1
+    state = (torch.arange(num_patches, device=device) + 1) * 0x9E3779B1 + (layer + 1) * 0x85EBCA77 & mask
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x2C1B3C6D)):
+        state = (state ^ state >> shift) * factor & mask
+    return state ^ state >> 16
+
+
+def reweight_values(value: Tensor, omega1: Tensor | None, omega2: Tensor | None, num_dc: int) -> Tensor:
+    """Values ``V''`` for which ``A V'' = (A + omega1 * A_HP + omega2 * A_DC) V``, for any map with rows that sum to 1.
+
+    ``V''_k = V_k + omega1 * (V_k - mean(V)) + omega2 * [k is DC] * V_k``; ``A_DC`` is ``A`` with all but the columns of
+    DC tokens zeroed. With both at zero the values come back unchanged, bit for bit.
+
+    Args:
+        value: (batch, heads, tokens, head_dim), the last ``num_dc`` tokens being DC tokens.
+        omega1, omega2: (heads,), or None for none.
+    """
+    change = None
+    if omega1 is not None:
+        change = omega1.to(value.dtype)[:, None, None] * (value - value.mean(dim=2, keepdim=True))
+    if omega2 is not None and num_dc:
+        dc_change = omega2.to(value.dtype)[:, None, None] * value[:, :, -num_dc:]
+        dc_change = nn.functional.pad(dc_change, (0, 0, value.shape[2] - num_dc, 0))
+        change = dc_change if change is None else change + dc_change
+    return value if change is None else value + change
+
+
+def append_dc_size(
+    query: Tensor, key: Tensor, value: Tensor, dc_counts: Tensor, exponent: float, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Raises the logits towards a DC token that stands for ``c`` patches by ``exponent * log(c)``, without a mask.
+
+    The bias travels in further channels: queries hold a constant there, keys the bias. It is split into a rounded
+    part and its remainder, so that half precision loses nothing of it. An empty window (``c = 0``) gets no attention.
+
+    Args:
+        query, key, value: (batch, heads, tokens, head_dim), the last tokens being DC tokens.
+        dc_counts: (batch, DC tokens).
+        scaling: factor that the attention applies to ``query @ key``.
+
+    Returns:
+        Query, key and value with ``SIZE_CHANNELS`` more channels; those of the value are zero.
+    """
+    # A power of two is exact in every dtype; what it leaves of one over the scaling goes into the bias.
+    constant = 2.0 ** round(-math.log2(scaling))
+    logs = dc_counts.clamp(min=1).to(torch.promote_types(key.dtype, torch.float32)).log()
+    bias = torch.where(dc_counts > 0, exponent * logs, EXCLUDED_LOGIT) / (scaling * constant)
+    coarse = bias.to(key.dtype)
+    fine = (bias - coarse).to(key.dtype)
+    channels = torch.stack([coarse, fine], dim=2)[:, None].expand(-1, key.shape[1], -1, -1)
+    channels = nn.functional.pad(channels, (0, SIZE_CHANNELS - 2, key.shape[2] - dc_counts.shape[1], 0))
+    constants = query.new_full((1, 1, 1, SIZE_CHANNELS), constant).expand(*query.shape[:3], -1)
+    return (
+        torch.cat([query, constants], dim=3),
+        torch.cat([key, channels], dim=3),
+        nn.functional.pad(value, (0, SIZE_CHANNELS)),
+    )
+
+
+def selection_scores(
+    selection: str, attention_scores: Tensor | None, hidden_states: Tensor, layout: TokenLayout, layer: int
+) -> Tensor:
+    """The scores that rank patch tokens; the highest are kept.
+
+    ``high_frequency``: column means, the method (equation of the score in section 3). ``low_frequency``: the same,
+    lowest first. ``cls_attention``: attention of the CLS token. ``dc_similarity``: tokens like the DC signal go first.
+    ``random``: a fixed random order of the grid's places.
+
+    Args:
+        attention_scores: (batch, tokens), the scores that ``attend`` gave for this selection.
+        hidden_states: (batch, tokens, hidden), the sequence about to be reduced.
+
+    Returns:
+        (batch, patches), without gradient.
+    """
+    patches = slice(layout.num_prefix, layout.num_prefix + layout.num_patches)
+    if selection == "dc_similarity":
+        return dc_dissimilarity(hidden_states)[:, patches]
+    if selection == "random":
+        grid_scores = fixed_random_scores(layout.grid[0] * layout.grid[1], layer, hidden_states.device)
+        return grid_scores[layout.positions]
+    assert attention_scores is not None, f"selection {selection!r} is scored by the attention"
+    return attention_scores[:, patches] * (-1 if selection == "low_frequency" else 1)

@@ -1,0 +1,126 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a FATR repository: metadata for the Hub, how to load the model, its tokens, what was measured."""
+
+from collections.abc import Sequence
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .configuration_fatr_vit import FATRViTConfig
+from .token_schedule import LayerTokens
+
+PAPER = "arXiv 2511.21477"
+
+TEMPLATE = """---
+{metadata}
+---
+
+# {name}
+
+A Vision Transformer with frequency-aware token reduction (FATR): in layers {reduction_layers} the patch tokens that
+carry high frequencies are kept and the others are averaged into a few DC tokens, as proposed in *Frequency-Aware Token
+Reduction for Efficient Vision Transformer* ({paper}). {origin}
+
+## Use
+
+The repository holds the model's code, which needs `torch` and `transformers` and nothing else. Pin the revision that
+you have read: the code runs on your machine.
+
+```python
+from transformers import pipeline
+
+classifier = pipeline("{task}", model="{repo_id}", trust_remote_code=True, revision="{revision}")
+print(classifier("photograph.jpg"))
+```
+
+`AutoConfig`, `AutoModel` and `AutoModelForImageClassification` load it in the same way. `model.reduction(False)` is a
+context manager that switches the reduction off; `output_token_sources=True` returns which token stands for each patch.
+
+## Tokens
+
+{rows} x {columns} patches. Counts include the CLS token.
+
+{token_table}
+{results}"""
+
+
+def build_model_card(
+    config: FATRViTConfig,
+    *,
+    task: str = "image-classification",
+    repo_id: str = "user/model",
+    license: str = "unknown",
+    base_model: str | None = None,
+    dataset: str | None = None,
+    accuracy: float | None = None,
+    results: str = "",
+    tags: Sequence[str] = (),
+) -> ModelCard:
+    """The card of a model with this configuration.
+
+    Args:
+        task: the Hub's name of the task (``pipeline_tag``).
+        repo_id: where the card says the model is.
+        license: the Hub's identifier of the weights' license.
+        base_model: Hub name of the checkpoint it was fine-tuned from.
+        dataset: name of the data set it was fine-tuned and tested on.
+        accuracy: top-1 accuracy in [0, 1] on that data set's test split; goes into the model index.
+        results: what was measured, in Markdown.
+        tags: further tags.
+    """
+    name = repo_id.split("/")[-1]
+    evaluations = None
+    if accuracy is not None and dataset is not None:
+        evaluations = [
+            EvalResult(
+                task_type=task,
+                dataset_type=dataset,
+                dataset_name=dataset,
+                metric_type="accuracy",
+                metric_name="Top-1 accuracy",
+                metric_value=round(accuracy, 6),
+            )
+        ]
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        license=license,
+        base_model=base_model,
+        datasets=[dataset] if dataset else None,
+        metrics=["accuracy"] if evaluations else None,
+        model_name=name,
+        eval_results=evaluations,
+        tags=["vision", "token-reduction", "fatr", *tags],
+    )
+    rows, columns = config.patch_grid()
+    return ModelCard(
+        TEMPLATE.format(
+            metadata=metadata.to_yaml(),
+            name=name,
+            paper=PAPER,
+            origin=f"Fine-tuned from `{base_model}`." if base_model else "",
+            reduction_layers=", ".join(map(str, config.reduction_layers)),
+            task=task,
+            repo_id=repo_id,
+            revision="<commit hash>",
+            rows=rows,
+            columns=columns,
+            token_table=token_table(config.token_schedule()),
+            results=f"\n## Results\n\n{results.strip()}\n" if results else "",
+        )
+    )
+
+
+def token_table(schedule: Sequence[LayerTokens]) -> str:
+    """The token schedule as a Markdown table, one row for each run of layers with equal counts."""
+    lines = ["| layers | tokens in | tokens out | of them patches | DC tokens |", "|---|---|---|---|---|"]
+    start = 0
+    for index, tokens in enumerate(schedule):
+        following = schedule[index + 1] if index + 1 < len(schedule) else None
+        if following is not None and not tokens.reduces and not following.reduces:
+            continue
+        layers = f"{start}" if start == index else f"{start}-{index}"
+        lines.append(
+            f"| {layers} | {tokens.tokens_in} | {tokens.tokens_out} | {tokens.patches_out} | {tokens.dc_out} |"
+        )
+        start = index + 1
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,348 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""ViT with frequency-aware token reduction (arXiv 2511.21477).
+
+A few layers score their tokens by the attention map's column means, keep the patches that carry high frequencies and
+average the others into DC tokens, between attention and MLP. A ``TokenLayout`` goes from layer to layer in the open
+and says where every patch is. At the start of training nothing but the reduction differs from the stock ViT.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.vit.modeling_vit import (
+    ViTAttention,
+    ViTEmbeddings,
+    ViTForImageClassification,
+    ViTLayer,
+    ViTMLP,
+    ViTModel,
+    ViTPooler,
+    ViTPreTrainedModel,
+    eager_attention_forward,
+)
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_fatr_vit import FATRViTConfig
+from .frequency_attention import AttentionResult, append_dc_size, attend, reweight_values, selection_scores
+from .hub_repository import HubRepositoryMixin
+from .token_reduction import TokenLayout, dense_layout, reduce_tokens, token_sources
+from .token_schedule import LayerTokens
+
+
+@dataclass
+class FATRViTModelOutput(BaseModelOutputWithPooling):
+    """Stock ViT's output and, where asked for, ``token_sources``: one (batch, patches) int64 tensor per reduction."""
+
+    token_sources: tuple[torch.LongTensor, ...] | None = None
+
+
+@dataclass
+class FATRViTImageClassifierOutput(ImageClassifierOutput):
+    """Stock ViT's output and, where asked for, ``token_sources``: one (batch, patches) int64 tensor per reduction."""
+
+    token_sources: tuple[torch.LongTensor, ...] | None = None
+
+
+class FATRViTEmbeddings(ViTEmbeddings):
+    """Stock ViT's embeddings; position embeddings also stretch from and to grids that are not square."""
+
+    def __init__(self, config: FATRViTConfig, use_mask_token: bool = False):
+        super().__init__(config, use_mask_token=use_mask_token)
+        self.config = config
+
+    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        """Position embeddings for an image of ``height x width`` pixels, bicubic where its grid is another.
+
+        Returns:
+            (1, 1 + patches, hidden).
+        """
+        grid, own_grid = self.config.patch_grid((height, width)), self.config.patch_grid()
+        if grid == own_grid:
+            return self.position_embeddings
+        cls_position, patch_positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        image = patch_positions.unflatten(1, own_grid).permute(0, 3, 1, 2)
+        image = nn.functional.interpolate(image, size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([cls_position, image.flatten(2).transpose(1, 2)], dim=1)
+
+
+class FATRViTAttention(ViTAttention):
+    """Attention whose heads may amplify high frequencies (omega1) and DC tokens (omega2), and that scores tokens."""
+
+    def __init__(self, config: FATRViTConfig, tokens: LayerTokens):
+        super().__init__(config)
+        heads = config.num_attention_heads
+        has_omega1 = config.reweight_attention and tokens.dc_out > 0
+        has_omega2 = config.reweight_attention and tokens.dc_in > 0
+        self.omega1 = nn.Parameter(torch.zeros(heads)) if has_omega1 else None
+        self.omega2 = nn.Parameter(torch.zeros(heads)) if has_omega2 else None
+
+    def forward(  # type: ignore[override]  # the layout replaces the mask
+        self, hidden_states: Tensor, layout: TokenLayout, tokens: LayerTokens, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Attention over a sequence (batch, tokens, hidden).
+
+        Returns:
+            Output (batch, tokens, hidden); the map (batch, heads, tokens, tokens) under eager attention, as it is
+            before re-weighting; attention scores (batch, tokens) in a layer that reduces.
+        """
+        batch_size, length, _ = hidden_states.shape
+        heads = (batch_size, length, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        if tokens.dc_out:
+            value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
+        if layout.num_dc and self.config.dc_size_exponent:
+            query, key, value = append_dc_size(
+                query, key, value, layout.dc_counts, self.config.dc_size_exponent, self.scaling
+            )
+        result: AttentionResult = attend(
+            ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward),
+            self,
+            query,
+            key,
+            value,
+            self.scaling,
+            selection=self.config.selection if tokens.reduces else None,
+            dropout=self.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        output = result.output[..., : self.head_dim].reshape(batch_size, length, -1)
+        return self.o_proj(output), result.weights, result.scores
+
+
+class FATRViTReduction(nn.Module):
+    """Reduces the sequence in a layer whose schedule says so; holds the position embeddings of its DC tokens."""
+
+    def __init__(self, config: FATRViTConfig, tokens: LayerTokens):
+        super().__init__()
+        self.config = config
+        has_embeddings = config.dc_position_embeddings and tokens.reduces
+        shape = (tokens.dc_out, config.hidden_size)
+        self.dc_position_embeddings = nn.Parameter(torch.zeros(shape)) if has_embeddings else None
+
+    def forward(
+        self, hidden_states: Tensor, attention_scores: Tensor | None, layout: TokenLayout, tokens: LayerTokens
+    ) -> tuple[Tensor, TokenLayout]:
+        scores = selection_scores(self.config.selection, attention_scores, hidden_states, layout, tokens.layer)
+        return reduce_tokens(
+            hidden_states, scores, layout, tokens.patches_out, tokens.windows_out, self.dc_position_embeddings
+        )
+
+
+class FATRViTLayer(ViTLayer):
+    """A pre-norm transformer layer; where the schedule says so the sequence shrinks between attention and MLP."""
+
+    def __init__(self, config: FATRViTConfig, tokens: LayerTokens):
+        super(ViTLayer, self).__init__()
+        self.attention = FATRViTAttention(config, tokens)
+        self.reduction = FATRViTReduction(config, tokens)
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = ViTMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(  # type: ignore[override]  # the layout replaces the mask
+        self, hidden_states: Tensor, layout: TokenLayout, tokens: LayerTokens, **kwargs: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        residual = hidden_states
+        hidden_states, _, scores = self.attention(self.layernorm_before(hidden_states), layout, tokens, **kwargs)
+        hidden_states = self.dropout(hidden_states) + residual
+        if tokens.reduces:
+            hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens)
+        residual = hidden_states
+        hidden_states = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        return hidden_states + residual, layout
+
+
+class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
+    config_class = FATRViTConfig
+    config: FATRViTConfig
+    _no_split_modules: ClassVar = ["FATRViTEmbeddings", "FATRViTLayer"]
+    _can_record_outputs: ClassVar = {"hidden_states": FATRViTLayer, "attentions": FATRViTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, FATRViTAttention):
+            for omega in (module.omega1, module.omega2):
+                if omega is not None:
+                    init.zeros_(omega)
+        elif isinstance(module, FATRViTReduction) and module.dc_position_embeddings is not None:
+            init.zeros_(module.dc_position_embeddings)
+
+    def set_reduction(self, **changes: Any) -> None:
+        """Changes the reduction of a loaded model: any of the configuration's reduction fields but its parameters.
+
+        What the new schedule needs must be there: omega1 from its first reduction layer on, omega2 behind it, DC
+        position embeddings of the right number of windows. Ratios, ``token_multiple``, ``selection`` and
+        ``dc_size_exponent`` may change freely. Either all changes are made or none.
+
+        Raises:
+            ValueError: a field that cannot be changed, or a schedule that lacks parameters in this model.
+            huggingface_hub.errors.StrictDataclassError: values that the configuration refuses.
+        """
+        allowed = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "token_multiple", "dc_size_exponent")
+        for name in changes:
+            if name not in allowed:
+                raise ValueError(f"set_reduction cannot change {name!r}: only {', '.join(allowed)}.")
+        config = type(self.config).from_dict(self.config.to_dict(), **changes)
+        for layer, tokens in zip(self.base_model.layers, config.token_schedule(), strict=True):
+            refuse_lacking_parameters(layer, tokens, config)
+        for name in changes:
+            setattr(self.config, name, getattr(config, name))
+
+    @contextmanager
+    def reduction(self, enabled: bool) -> Iterator[None]:
+        """Switches the reduction off (or on again) within a ``with`` block: off, the model is a stock ViT.
+
+        Re-weighting belongs to the reduction: without DC tokens there is none, as at a keep ratio of 1.
+        """
+        model = self.base_model
+        before, model.reduction_enabled = model.reduction_enabled, enabled
+        try:
+            yield
+        finally:
+            model.reduction_enabled = before
+
+
+def refuse_lacking_parameters(layer: FATRViTLayer, tokens: LayerTokens, config: FATRViTConfig) -> None:
+    """Raises a ValueError where a layer lacks a parameter that the schedule and configuration call for."""
+    lacking = []
+    if config.reweight_attention and tokens.dc_out and layer.attention.omega1 is None:
+        lacking.append("omega1")
+    if config.reweight_attention and tokens.dc_in and layer.attention.omega2 is None:
+        lacking.append("omega2")
+    if config.dc_position_embeddings and tokens.reduces:
+        embeddings = layer.reduction.dc_position_embeddings
+        if embeddings is None or len(embeddings) != tokens.dc_out:
+            lacking.append(f"DC position embeddings for {tokens.windows_out} x {tokens.windows_out} windows")
+    if lacking:
+        raise ValueError(
+            f"reduction_layers={config.reduction_layers}, keep_ratio={config.keep_ratio}, "
+            f"dc_windows={config.dc_windows} needs parameters that layer {tokens.layer} of this model does not have: "
+            f"{', '.join(lacking)}. Load the unreduced checkpoint with these fields instead."
+        )
+
+
+class FATRViTModel(FATRViTPreTrainedModel, ViTModel):
+    """The encoder: ``ViTModel`` with token reduction. Its last hidden state is the reduced sequence."""
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: FATRViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
+        super(ViTModel, self).__init__(config)
+        self.reduction_enabled = True
+        self.embeddings = FATRViTEmbeddings(config, use_mask_token=use_mask_token)
+        self.layers = nn.ModuleList([FATRViTLayer(config, tokens) for tokens in config.token_schedule()])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pooler = ViTPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: Tensor | None = None,
+        output_token_sources: bool = False,
+        **kwargs: Any,
+    ) -> FATRViTModelOutput:
+        """Encodes images.
+
+        Args:
+            pixel_values: (batch, channels, height, width).
+            bool_masked_pos: (batch, patches) bool, patches to replace by the mask token.
+            interpolate_pos_encoding: allow an image size other than the configured one.
+            attention_mask: not supported.
+            output_token_sources: return which place stands for every patch, for each reduction (see
+                ``restore_tokens``).
+
+        Raises:
+            ValueError: an attention mask, or an image size that the model cannot take.
+        """
+        if attention_mask is not None:
+            raise ValueError(
+                "attention_mask is not supported: the sequence shrinks on its way, so a mask of its first length "
+                "cannot hold in later layers. Leave it out."
+            )
+        image_size = tuple(pixel_values.shape[-2:])
+        grid = self.config.patch_grid(image_size)
+        schedule = self.config.token_schedule(image_size, reduce=self.reduction_enabled)
+        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        hidden_states = self.embeddings(
+            pixel_values, bool_masked_pos=bool_masked_pos, interpolate_pos_encoding=bool(interpolate_pos_encoding)
+        )
+        layout = dense_layout(hidden_states.shape[0], grid, self.config.num_prefix_tokens, hidden_states.device)
+        sources = []
+        for layer, tokens in zip(self.layers, schedule, strict=True):
+            hidden_states, layout = layer(hidden_states, layout, tokens, **kwargs)
+            if tokens.reduces and output_token_sources:
+                sources.append(token_sources(layout))
+
+        sequence = self.layernorm(hidden_states)
+        return FATRViTModelOutput(
+            last_hidden_state=sequence,
+            pooler_output=self.pooler(sequence) if self.pooler is not None else None,
+            token_sources=tuple(sources) if output_token_sources else None,
+        )
+
+
+class FATRViTForImageClassification(FATRViTPreTrainedModel, ViTForImageClassification):
+    """``ViTForImageClassification`` with token reduction: a linear classifier on the CLS token."""
+
+    _auto_class = "AutoModelForImageClassification"
+
+    def __init__(self, config: FATRViTConfig):
+        super(ViTForImageClassification, self).__init__(config)
+        self.num_labels = config.num_labels
+        self.vit = FATRViTModel(config, add_pooling_layer=False)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: Tensor | None = None,
+        output_token_sources: bool = False,
+        **kwargs: Any,
+    ) -> FATRViTImageClassifierOutput:
+        """Classifies images; arguments as for the encoder.
+
+        Args:
+            labels: (batch,) int64 class indices, for the loss.
+        """
+        outputs = self.vit(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            output_token_sources=output_token_sources,
+            **kwargs,
+        )
+        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return FATRViTImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            token_sources=outputs.token_sources,
+        )
+
+
+# Hub checkpoints of ViT carry older parameter names; transformers renames them by class name.
+register_checkpoint_conversion_mapping("FATRViTModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)

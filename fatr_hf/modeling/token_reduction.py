@@ -1,0 +1,195 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Token reduction as pure tensor functions: which patches stay, and the DC tokens that stand for the others.
+
+A sequence is ``[prefix | patches | DC tokens]``. The patch tokens with the highest scores stay, in the order of their
+place in the image; every other patch is folded into the DC token of its window of the original patch grid, which is at
+all times the mean of all patches it stands for (section 3 of the paper, arXiv 2511.21477). Nothing here knows about
+ViT, attention or learned parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TokenLayout(NamedTuple):
+    """Where the patches of the original grid are in the present sequence; passed from layer to layer, never changed.
+
+    A tuple, so that gradient checkpointing, device hooks and export carry it like any other argument.
+    """
+
+    grid: tuple[int, int]
+    """Rows and columns of the original patch grid."""
+    num_prefix: int
+    """Tokens before the patches."""
+    windows: int
+    """DC windows along each side of the grid; 0 while there are no DC tokens."""
+    positions: Tensor
+    """(batch, patches) int64: the original grid place of every patch token, ascending."""
+    dc_counts: Tensor
+    """(batch, windows**2) int64: how many patches each DC token stands for."""
+
+    @property
+    def num_patches(self) -> int:
+        return self.positions.shape[1]
+
+    @property
+    def num_dc(self) -> int:
+        return self.windows**2
+
+
+def dense_layout(batch_size: int, grid: tuple[int, int], num_prefix: int, device: torch.device) -> TokenLayout:
+    """The layout before any reduction: every patch in its own place, no DC tokens."""
+    positions = torch.arange(grid[0] * grid[1], device=device).expand(batch_size, -1)
+    return TokenLayout(grid, num_prefix, 0, positions, positions[:, :0])
+
+
+def window_indices(grid: tuple[int, int], windows: int, device: torch.device) -> Tensor:
+    """The DC window of every patch: ``(row * w // rows) * w + column * w // columns``.
+
+    Returns:
+        (rows * columns,) int64 in ``[0, windows**2)``.
+    """
+    rows, columns = grid
+    row_windows = torch.arange(rows, device=device) * windows // rows
+    column_windows = torch.arange(columns, device=device) * windows // columns
+    return (row_windows[:, None] * windows + column_windows).flatten()
+
+
+def nested_window_indices(windows: int, new_windows: int, device: torch.device) -> Tensor:
+    """The new window that each of the old windows falls into; ``new_windows`` divides ``windows``.
+
+    Returns:
+        (windows**2,) int64 in ``[0, new_windows**2)``.
+    """
+    return window_indices((windows, windows), new_windows, device)
+
+
+def partition_tokens(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Splits patch tokens into the ``keep`` highest scores and the rest; equal scores go by place, the first wins.
+
+    Args:
+        scores: (batch, patches).
+
+    Returns:
+        Indices of the kept tokens (batch, keep) and of the others (batch, patches - keep), int64, both ascending.
+    """
+    places = torch.arange(scores.shape[1], device=scores.device)
+    own, other = scores[:, :, None], scores[:, None, :]
+    # Comparing all pairs instead of sorting: stable sorts do not export to ONNX, and other sorts break ties at will.
+    goes_before = (other > own) | ((other == own) & (places < places[:, None]))
+    is_kept = goes_before.sum(dim=2) < keep
+    slots = torch.where(is_kept, is_kept.cumsum(dim=1), keep + (~is_kept).cumsum(dim=1)) - 1
+    order = torch.zeros_like(slots).scatter(1, slots, places.expand_as(slots))
+    return order[:, :keep], order[:, keep:]
+
+
+def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """``tokens[b, index[b]]`` for every image.
+
+    Args:
+        tokens: (batch, tokens, hidden).
+        index: (batch, chosen) int64.
+
+    Returns:
+        (batch, chosen, hidden).
+    """
+    return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def pool_windows(tokens: Tensor, counts: Tensor, window_index: Tensor, windows: int) -> tuple[Tensor, Tensor]:
+    """The mean of each window's tokens, weighted by how many patches each token stands for.
+
+    A window without any patch takes the mean over all windows, with count 0. Sums run in float32 or better.
+
+    Args:
+        tokens: (batch, tokens, hidden), the tokens to fold.
+        counts: (batch, tokens) int64, patches behind each token; 0 gives it no weight.
+        window_index: (batch, tokens) int64 in ``[0, windows**2)``.
+
+    Returns:
+        Means (batch, windows**2, hidden) in the dtype of ``tokens``, and counts (batch, windows**2) int64.
+    """
+    index = torch.arange(windows**2, device=tokens.device)
+    weights = (window_index[:, None, :] == index[:, None]) * counts[:, None, :]
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
+    with torch.autocast(tokens.device.type, enabled=False):
+        sums = weights.to(dtype) @ tokens.to(dtype)
+    window_counts = weights.sum(dim=2)
+    total_mean = sums.sum(dim=1, keepdim=True) / window_counts.sum(dim=1)[:, None, None]
+    means = sums / window_counts.clamp(min=1)[:, :, None]
+    means = torch.where(window_counts[:, :, None] > 0, means, total_mean)
+    return means.to(tokens.dtype), window_counts
+
+
+def reduce_tokens(
+    hidden_states: Tensor,
+    scores: Tensor,
+    layout: TokenLayout,
+    keep: int,
+    windows: int,
+    dc_position_embeddings: Tensor | None = None,
+) -> tuple[Tensor, TokenLayout]:
+    """Keeps the ``keep`` highest patch tokens and folds the rest, and the old DC tokens, into ``windows**2`` DC tokens.
+
+    Args:
+        hidden_states: (batch, tokens, hidden), laid out as ``layout`` says.
+        scores: (batch, patches), higher is kept; carries no gradient.
+        layout: where the patches are.
+        keep: patch tokens that stay, at least 1 and fewer than there are.
+        windows: DC windows along each side of the grid; divides ``layout.windows`` where that is not 0.
+        dc_position_embeddings: (windows**2, hidden), added to the new DC tokens.
+
+    Returns:
+        The new sequence (batch, prefix + keep + windows**2, hidden) and its layout.
+    """
+    first, last = layout.num_prefix, layout.num_prefix + layout.num_patches
+    prefix, patches, old_dc = hidden_states[:, :first], hidden_states[:, first:last], hidden_states[:, last:]
+    kept, folded = partition_tokens(scores, keep)
+
+    folded_positions = layout.positions.gather(1, folded)
+    window_index = window_indices(layout.grid, windows, hidden_states.device)[folded_positions]
+    tokens, counts = take_tokens(patches, folded), torch.ones_like(folded_positions)
+    if layout.windows:
+        old_index = nested_window_indices(layout.windows, windows, hidden_states.device)
+        tokens = torch.cat([tokens, old_dc], dim=1)
+        counts = torch.cat([counts, layout.dc_counts], dim=1)
+        window_index = torch.cat([window_index, old_index.expand(counts.shape[0], -1)], dim=1)
+    dc_tokens, dc_counts = pool_windows(tokens, counts, window_index, windows)
+    if dc_position_embeddings is not None:
+        dc_tokens = dc_tokens + dc_position_embeddings
+
+    reduced = torch.cat([prefix, take_tokens(patches, kept), dc_tokens], dim=1)
+    positions = layout.positions.gather(1, kept)
+    return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
+
+
+def token_sources(layout: TokenLayout) -> Tensor:
+    """For every patch of the original grid the place in the sequence that stands for it: its own, or its DC token's.
+
+    Returns:
+        (batch, rows * columns) int64.
+    """
+    batch_size, patches = layout.positions.shape[0], layout.grid[0] * layout.grid[1]
+    device = layout.positions.device
+    is_kept = torch.zeros(batch_size, patches, dtype=torch.bool, device=device).scatter(1, layout.positions, True)
+    own = layout.num_prefix + is_kept.cumsum(dim=1) - 1
+    if not layout.windows:
+        return own
+    dc = layout.num_prefix + layout.num_patches + window_indices(layout.grid, layout.windows, device)
+    return torch.where(is_kept, own, dc)
+
+
+def restore_tokens(hidden_states: Tensor, source: Tensor) -> Tensor:
+    """The dense patch grid of a reduced sequence: every patch gets the token that stands for it.
+
+    Args:
+        hidden_states: (batch, tokens, hidden), a sequence as it leaves the reduction layer of ``source`` or any later
+            layer before the next reduction.
+        source: (batch, patches) int64, one entry of the model's ``token_sources``.
+
+    Returns:
+        (batch, patches, hidden), patches row by row.
+    """
+    return take_tokens(hidden_states, source)

@@ -1,0 +1,142 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""How many tokens enter and leave every layer: plain integers, known before anything runs.
+
+Every count follows from the configuration and the image size, so all shapes are static: the model compiles and
+exports whole, and the arithmetic can be planned without building a model.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class LayerTokens(NamedTuple):
+    """Tokens in and out of one layer, whose sequence is ``[prefix | patches | DC tokens]``."""
+
+    layer: int
+    prefix: int
+    patches_in: int
+    patches_out: int
+    windows_in: int
+    """DC windows along each side of the input's grid; 0 where the input holds no DC tokens."""
+    windows_out: int
+
+    @property
+    def dc_in(self) -> int:
+        return self.windows_in**2
+
+    @property
+    def dc_out(self) -> int:
+        return self.windows_out**2
+
+    @property
+    def tokens_in(self) -> int:
+        return self.prefix + self.patches_in + self.dc_in
+
+    @property
+    def tokens_out(self) -> int:
+        return self.prefix + self.patches_out + self.dc_out
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the layer reduces its sequence between attention and MLP."""
+        return self.patches_out < self.patches_in
+
+
+def per_layer(name: str, value, reduction_layers: Sequence[int]) -> list:
+    """Spreads a single value over the reduction layers; a list must already hold one entry for each.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    if not isinstance(value, (list, tuple)):
+        return [value] * len(reduction_layers)
+    if len(value) != len(reduction_layers):
+        raise ValueError(
+            f"{name}={list(value)} has {len(value)} entries, but there are {len(reduction_layers)} reduction layers "
+            f"({list(reduction_layers)}): give one value, or one for each of them."
+        )
+    return list(value)
+
+
+def kept_patches(patches: int, keep_ratio: float, fixed: int, token_multiple: int) -> int:
+    """Patch tokens that stay: ``floor(patches * keep_ratio)``, fewer where a multiple is asked for, at least one.
+
+    Args:
+        patches: patch tokens at hand.
+        keep_ratio: share to keep, in (0, 1].
+        fixed: tokens that stand beside them afterwards (prefix and DC tokens).
+        token_multiple: the new sequence's length is to be a multiple of this.
+
+    Raises:
+        ValueError: no count from one token upwards makes the length such a multiple.
+    """
+    # A decimal ratio times an integer is at least 1e-6 away from the next integer unless it hits it (six decimals),
+    # far more than the rounding error: 100 * 0.29 is 28.999999999999996 and means 29.
+    kept = max(1, int(patches * keep_ratio + 1e-9))
+    aligned = kept - (fixed + kept) % token_multiple
+    if aligned < 1:
+        raise ValueError(
+            f"token_multiple={token_multiple} cannot be met: of {patches} patch tokens keep_ratio={keep_ratio} keeps "
+            f"{kept}, and with {fixed} prefix and DC tokens beside them no smaller count of at least 1 gives a length "
+            f"that is a multiple of {token_multiple}. Lower token_multiple or raise keep_ratio."
+        )
+    return aligned
+
+
+def plan_tokens(
+    grid: tuple[int, int],
+    num_layers: int,
+    num_prefix: int,
+    reduction_layers: Sequence[int],
+    keep_ratios: Sequence[float],
+    dc_windows: Sequence[int],
+    token_multiple: int = 1,
+) -> list[LayerTokens]:
+    """The token counts of all layers (DESIGN: keep ``floor(n * ratio)`` patches, add ``windows**2`` DC tokens).
+
+    Args:
+        grid: rows and columns of patches.
+        num_layers: depth of the model.
+        num_prefix: tokens before the patches (CLS and its like), never reduced.
+        reduction_layers: 0-based layers that reduce, increasing.
+        keep_ratios: for each of them the share of patch tokens kept; 1.0 leaves that layer an ordinary one.
+        dc_windows: for each of them the number of windows along each side of the grid.
+        token_multiple: sequence lengths after a reduction are multiples of this.
+
+    Raises:
+        ValueError: windows that exceed the grid or do not nest, a multiple that cannot be met, or a reduction that
+            would not shorten the sequence.
+    """
+    rows, columns = grid
+    steps = {
+        layer: (ratio, windows)
+        for layer, ratio, windows in zip(reduction_layers, keep_ratios, dc_windows, strict=True)
+        if ratio < 1
+    }
+    plan = []
+    patches, windows_in = rows * columns, 0
+    for layer in range(num_layers):
+        tokens = LayerTokens(layer, num_prefix, patches, patches, windows_in, windows_in)
+        if layer in steps:
+            ratio, windows = steps[layer]
+            if windows > min(rows, columns):
+                raise ValueError(
+                    f"dc_windows={windows} at layer {layer} exceeds the grid of {rows} x {columns} patches: at most "
+                    f"{min(rows, columns)} windows fit along each side."
+                )
+            if windows_in and windows_in % windows:
+                raise ValueError(
+                    f"dc_windows={windows} at layer {layer} does not divide the {windows_in} windows before it: "
+                    "windows must nest, so that old DC tokens fall into one new window each."
+                )
+            kept = kept_patches(patches, ratio, num_prefix + windows**2, token_multiple)
+            tokens = tokens._replace(patches_out=kept, windows_out=windows)
+            if tokens.tokens_out >= tokens.tokens_in:
+                raise ValueError(
+                    f"The reduction at layer {layer} would not shorten the sequence: {tokens.tokens_in} tokens enter "
+                    f"and {tokens.tokens_out} would leave ({num_prefix} prefix, {kept} kept patches, {windows**2} DC "
+                    "tokens). Lower keep_ratio or dc_windows there, or drop the layer from reduction_layers."
+                )
+        plan.append(tokens)
+        patches, windows_in = tokens.patches_out, tokens.windows_out
+    return plan
