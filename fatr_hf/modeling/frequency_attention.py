@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .token_reduction import TokenLayout
+from .token_reduction import TokenLayout, without_autocast
 
 SELECTIONS = ("high_frequency", "low_frequency", "cls_attention", "dc_similarity", "random")
 """How patch tokens are ranked: the method itself, then its ablations (see ``selection_scores``)."""
@@ -57,10 +57,12 @@ def attend(
     """
     output, weights = attention_function(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
     scores = None
+    # A map in half precision is rounded and a map with dropout is another one: neither gives exact scores.
+    is_exact = weights is not None and not dropout and weights.dtype in (torch.float32, torch.float64)
     if selection in ("high_frequency", "low_frequency"):
-        scores = column_means(query, key, scaling)
+        scores = weights.detach().mean(dim=(1, 2)) if is_exact else column_means(query, key, scaling)
     elif selection == "cls_attention":
-        scores = cls_attention(query, key, scaling)
+        scores = weights.detach()[:, :, 0].mean(dim=1) if is_exact else cls_attention(query, key, scaling)
     return AttentionResult(output, weights, scores)
 
 
@@ -80,7 +82,7 @@ def column_means(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     dtype = torch.promote_types(query.dtype, torch.float32)
     heads, queries = query.shape[1], query.shape[2]
     total = torch.zeros((), dtype=dtype, device=query.device)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         for head in range(heads):
             logits = query[:, head].to(dtype) @ key[:, head].to(dtype).transpose(1, 2) * scaling
             total = total + logits.softmax(dim=2).sum(dim=1)
@@ -98,7 +100,7 @@ def cls_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
         (batch, tokens) in float32, or in float64 for float64 input.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         logits = query[:, :, :1].to(dtype) @ key.to(dtype).transpose(2, 3) * scaling
     return logits.softmax(dim=3).mean(dim=1).squeeze(1)
 

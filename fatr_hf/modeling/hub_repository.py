@@ -127,19 +127,20 @@ def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[s
     All of the reduction's own parameters may be missing together: that is a stock checkpoint.
     """
 
-    def is_reduction(key: str) -> bool:
-        return key.endswith(REDUCTION_PARAMETERS)
-
-    lacking = [key for key in missing if not key.startswith("classifier.") and not key.endswith("mask_token")]
-    lacking = sorted(key for key in lacking if key in parameters)
-    if all(is_reduction(key) for key in lacking) and len(lacking) in (0, sum(map(is_reduction, parameters))):
+    lacking = sorted(key for key in missing if key in parameters)
+    reduction = [key for key in lacking if key.endswith(REDUCTION_PARAMETERS)]
+    encoder = [key for key in lacking if not key.startswith("classifier.") and not key.endswith("mask_token")]
+    encoder = [key for key in encoder if key not in reduction]
+    if encoder:
+        reason = "it does not hold an encoder of this architecture and size"
+    elif 0 < len(reduction) < sum(key.endswith(REDUCTION_PARAMETERS) for key in parameters):
+        reason = "it was trained with another reduction; load it with its own fields, then use set_reduction"
+    else:
         return
-    reason = "does not hold an encoder of this architecture and size"
-    if all(is_reduction(key) for key in lacking):
-        reason = "was trained with another reduction: load it with its own fields, then use set_reduction"
-    shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+    keys = encoder or reduction
+    shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
     raise ValueError(
-        f"The checkpoint {name!r} lacks {len(lacking)} of the model's weights ({shown}): it {reason}. "
+        f"The checkpoint {name!r} lacks {len(keys)} of the model's weights ({shown}): {reason}. "
         "A model with random layers is never returned."
     )
 

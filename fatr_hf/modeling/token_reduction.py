@@ -7,6 +7,7 @@ all times the mean of all patches it stands for (section 3 of the paper, arXiv 2
 ViT, attention or learned parameters.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,12 @@ class TokenLayout(NamedTuple):
     @property
     def num_dc(self) -> int:
         return self.windows**2
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which matrix products keep the dtype they are given, on devices that know autocast at all."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def dense_layout(batch_size: int, grid: tuple[int, int], num_prefix: int, device: torch.device) -> TokenLayout:
@@ -114,7 +121,7 @@ def pool_windows(tokens: Tensor, counts: Tensor, window_index: Tensor, windows: 
     index = torch.arange(windows**2, device=tokens.device)
     weights = (window_index[:, None, :] == index[:, None]) * counts[:, None, :]
     dtype = torch.promote_types(tokens.dtype, torch.float32)
-    with torch.autocast(tokens.device.type, enabled=False):
+    with without_autocast(tokens.device):
         sums = weights.to(dtype) @ tokens.to(dtype)
     window_counts = weights.sum(dim=2)
     total_mean = sums.sum(dim=1, keepdim=True) / window_counts.sum(dim=1)[:, None, None]

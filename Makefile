@@ -1,0 +1,63 @@
+# Every job runs in a virtual environment of its own, made on first use.
+
+# Makes the environments; any Python from 3.11 on.
+PYTHON ?= python3
+# Passed on to the script (`make run`) or to pytest (`make test`, `make test-oldest`).
+ARGS ?=
+# One process for each GPU.
+PROCESSES ?= 1
+# no, bf16 or fp16.
+PRECISION ?= no
+# Test processes, of one thread each.
+WORKERS ?= 2
+
+BIN := .venv/bin
+PYTEST := -m pytest -n $(WORKERS)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test quality style test-oldest clean
+
+help: ## list the jobs
+	@echo "make JOB [PYTHON=python3] [ARGS='...'], where JOB is one of"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+
+# Whatever `accelerate launch` is not told it warns of, and without a thread count it computes on one thread.
+run: .venv/.complete ## fine-tune and evaluate: examples/finetune.py with ARGS, on PROCESSES GPUs or the CPU
+	@device=$$($(BIN)/python -c 'import torch; \
+		print("--num_cpu_threads_per_process", max(1, torch.get_num_threads() // $(PROCESSES)), \
+			"" if torch.accelerator.is_available() else "--cpu")') && set -x && \
+	$(BIN)/accelerate launch $$device --num_processes $(PROCESSES) --num_machines 1 \
+		--mixed_precision $(PRECISION) --dynamo_backend no examples/finetune.py $(ARGS)
+
+test: .venv/.complete ## run the tests (ARGS: pytest's)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(ARGS)
+
+quality: .venv/.complete ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: .venv/.complete ## repair what of the style can be repaired
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+# Old releases warn of what newer ones mended: here a warning is no error.
+test-oldest: .venv-oldest/.complete ## run the tests on the oldest supported versions, in .venv-oldest
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python $(PYTEST) -W default $(ARGS)
+
+clean: ## remove the environments, caches and build products
+	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.complete: constraints.txt
+.venv-oldest/.complete: constraints-oldest.txt
+
+# The stamp is written last and removed before a change: an interrupted install leaves none, and the next one starts anew.
+%/.complete: setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fatr-hf needs Python 3.11 or newer, which '$(PYTHON)' is not: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	if test -f $@; then rm $@; else $(PYTHON) -m venv --clear $*; fi
+	$*/bin/python -m pip install --disable-pip-version-check -c $(filter constraints%,$^) -e '.[dev]'
+	@touch $@

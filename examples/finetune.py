@@ -1,0 +1,299 @@
+"""Fine-tunes a ViT with frequency-aware token reduction and leaves a folder that is ready for the Hub.
+
+    accelerate launch examples/finetune.py                        # scikit-learn's digits, from scratch, on any machine
+    accelerate launch examples/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset path/to/images
+    accelerate launch examples/finetune.py arguments.yaml --learning_rate 5e-5
+
+Without a checkpoint a small stock ViT is trained first, so that one run tells the whole story: the unreduced model, the
+reduced one before and after fine-tuning, their cost and their speed. The run fails unless the saved folder gives the
+same accuracy in a process that cannot import fatr_hf.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune_arguments import DataArguments, FineTuningArguments, ModelArguments, parse_arguments, result_arguments
+from transformers import (
+    AutoImageProcessor,
+    BaseImageProcessor,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    set_seed,
+)
+
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification
+from fatr_hf.benchmark import ModelCost, compare_throughput, count_macs, results_table
+from fatr_hf.hub.clean_process import predict_classes
+from fatr_hf.hub.publish import publish_folder, require_access
+from fatr_hf.hub.verify import classify_without_package
+from fatr_hf.modeling import build_model_card
+from fatr_hf.training.data import ImageData, load_image_data
+from fatr_hf.training.metrics import accuracy_of_logits
+from fatr_hf.training.preprocessing import collate, image_transform
+from fatr_hf.training.run_folder import claim_run_folder, last_checkpoint, write_folder, write_json
+from fatr_hf.training.trainer import FATRTrainer
+
+
+def main() -> None:
+    model_arguments, data_arguments, arguments = parse_arguments(sys.argv[1:])
+    run = FineTuning(model_arguments, data_arguments, arguments)
+    run.prepare_base()
+    base, model, processor = run.load_models()
+    base_accuracy = run.trainer(base, processor, "base-checkpoints").evaluate()["eval_accuracy"]
+    trainer = run.trainer(model, processor, "checkpoints", teacher=base)
+    start_accuracy = trainer.evaluate()["eval_accuracy"]
+    trainer.train(resume_from_checkpoint=run.checkpoint("checkpoints"))
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    if trainer.is_world_process_zero():
+        costs = run.measure(base, model, processor, (base_accuracy, start_accuracy, accuracy))
+        run.finish(model, processor, costs)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+class FineTuning:
+    """The steps of one run, which all read the same arguments and images and write under one folder.
+
+    ``run.json`` holds the arguments, ``base/`` the unreduced model, ``checkpoints/`` the training in progress,
+    ``model/`` the finished model and ``results.json`` what was measured.
+    """
+
+    def __init__(
+        self, model_arguments: ModelArguments, data_arguments: DataArguments, arguments: FineTuningArguments
+    ):
+        self.model_arguments = model_arguments
+        self.data_arguments = data_arguments
+        self.arguments = arguments
+        self.folder = Path(arguments.output_dir)
+        self.publish_to = arguments.hub_model_id if arguments.push_to_hub else None
+        if arguments.push_to_hub:
+            require_access(arguments.hub_model_id)
+            # The finished folder is published in one commit, not checkpoint by checkpoint.
+            arguments.push_to_hub = False
+        record = result_arguments(model_arguments, data_arguments, arguments)
+        resumes = arguments.resume_from_checkpoint not in (None, "false", "False")
+        with arguments.main_process_first(desc="claiming the output folder"):
+            if arguments.process_index == 0:
+                claim_run_folder(self.folder, record, resumes, arguments.overwrite_output_dir)
+        with arguments.main_process_first(desc="reading the images"):
+            self.data = load_data(data_arguments, arguments.seed)
+
+    def prepare_base(self) -> None:
+        """Writes the unreduced model to ``base/``, a stock ViT with its image processor, unless it is there."""
+        if (self.folder / "base" / "config.json").exists():
+            return
+        set_seed(self.arguments.seed)
+        base, processor = self.train_base() if self.model_arguments.model_name_or_path is None else self.fetch_base()
+        with self.arguments.main_process_first(desc="writing the unreduced model"):
+            if self.arguments.process_index == 0:
+                write_folder(self.folder / "base", lambda folder: save(base, processor, folder))
+
+    def train_base(self) -> tuple[PreTrainedModel, BaseImageProcessor]:
+        """Trains a small stock ViT from scratch."""
+        options, names = self.model_arguments, self.data.label_names
+        config = ViTConfig(
+            image_size=options.base_image_size,
+            patch_size=options.base_patch_size,
+            hidden_size=options.base_hidden_size,
+            intermediate_size=4 * options.base_hidden_size,
+            num_attention_heads=options.base_heads,
+            num_hidden_layers=options.base_layers,
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+        )
+        FATRViTConfig.from_dict(config.to_dict(), **options.reduction_fields())  # refuse a bad reduction beforehand
+        size = {"height": options.base_image_size, "width": options.base_image_size}
+        processor = ViTImageProcessor(size=size)
+        base = ViTForImageClassification(config)
+        trainer = self.trainer(
+            base,
+            processor,
+            "base-checkpoints",
+            num_train_epochs=options.base_epochs,
+            learning_rate=options.base_learning_rate,
+            max_steps=-1,
+        )
+        trainer.train(resume_from_checkpoint=self.checkpoint("base-checkpoints"))
+        return base, processor
+
+    def fetch_base(self) -> tuple[PreTrainedModel, BaseImageProcessor]:
+        """Loads the checkpoint as a stock ViT, with a new classifier where the data set has other classes.
+
+        Raises:
+            ValueError: the checkpoint is reduced already, or its classes are others and it is to teach.
+        """
+        name, names = self.model_arguments.model_name_or_path, self.data.label_names
+        revision = {"revision": self.model_arguments.model_revision}
+        if FATRViTConfig.get_config_dict(name, **revision)[0].get("model_type") == FATRViTConfig.model_type:
+            raise ValueError(f"{name} is reduced already: start from the unreduced checkpoint that it came from.")
+        options = {"id2label": dict(enumerate(names)), "label2id": {label: i for i, label in enumerate(names)}}
+        FATRViTConfig.from_pretrained(name, **revision, **self.model_arguments.reduction_fields())
+        loaded, info = FATRViTForImageClassification.from_pretrained(
+            name, keep_ratio=1.0, ignore_mismatched_sizes=True, output_loading_info=True, **revision, **options
+        )
+        new = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+        if self.arguments.distillation_weight and any(key.startswith("classifier.") for key in new):
+            raise ValueError(
+                f"{name} has no classifier for the {len(names)} classes of {self.data.name}, so it cannot teach them. "
+                "Set --distillation_weight 0, or fine-tune the unreduced model on this data set first."
+            )
+        config = ViTConfig(**{field: getattr(loaded.config, field) for field in ViTConfig.__dataclass_fields__})
+        base = ViTForImageClassification(config)
+        base.load_state_dict(loaded.state_dict())
+        try:
+            processor = AutoImageProcessor.from_pretrained(name, **revision)
+        except OSError:
+            height, width = loaded.vit.embeddings.image_size
+            processor = ViTImageProcessor(size={"height": height, "width": width})
+        return base, processor
+
+    def load_models(self) -> tuple[PreTrainedModel, FATRViTForImageClassification, BaseImageProcessor]:
+        """The unreduced model and the one to fine-tune, both from ``base/``."""
+        folder = self.folder / "base"
+        base = ViTForImageClassification.from_pretrained(folder)
+        model = FATRViTForImageClassification.from_pretrained(folder, **self.model_arguments.reduction_fields())
+        return base, model, AutoImageProcessor.from_pretrained(folder)
+
+    def trainer(
+        self,
+        model: PreTrainedModel,
+        processor: BaseImageProcessor,
+        folder: str,
+        teacher: PreTrainedModel | None = None,
+        **changes: Any,
+    ) -> FATRTrainer:
+        """A trainer that saves to a folder of the run; ``changes`` replace training arguments."""
+        arguments = replace(self.arguments, output_dir=str(self.folder / folder), **changes)
+        return FATRTrainer(
+            model,
+            arguments,
+            data_collator=collate,
+            train_dataset=self.data.train.with_transform(
+                image_transform(processor, self.data_arguments.augmentation)
+            ),
+            eval_dataset=self.data.test.with_transform(image_transform(processor)),
+            compute_metrics=accuracy_of_logits,
+            teacher=teacher if arguments.distillation_weight else None,
+            distillation_weight=arguments.distillation_weight,
+            distillation_temperature=arguments.distillation_temperature,
+        )
+
+    def checkpoint(self, folder: str) -> str | None:
+        """The checkpoint to continue from: the one that was named, or the last in a folder of the run."""
+        named = self.arguments.resume_from_checkpoint
+        if folder == "checkpoints" and named is not None and Path(named).is_dir():
+            return named
+        return last_checkpoint(self.folder / folder)
+
+    def measure(
+        self,
+        base: PreTrainedModel,
+        model: FATRViTForImageClassification,
+        processor: BaseImageProcessor,
+        accuracies: tuple[float, float, float],
+    ) -> list[ModelCost]:
+        """Accuracy, multiply-accumulates and speed of the unreduced model and of FATR before and after training."""
+        transform = image_transform(processor)
+        pixel_values = transform(self.data.test[: self.arguments.per_device_eval_batch_size])["pixel_values"]
+        device = self.arguments.device
+        models = {"unreduced": base.to(device), "FATR": model.to(device)}
+        speed = compare_throughput(models, pixel_values.to(device))
+        macs = {name: count_macs(each) for name, each in models.items()}
+        return [
+            ModelCost("ViT, unreduced", accuracies[0], macs["unreduced"], speed["unreduced"]),
+            ModelCost("FATR, before fine-tuning", accuracies[1], macs["FATR"], speed["FATR"]),
+            ModelCost("FATR, fine-tuned", accuracies[2], macs["FATR"], speed["FATR"]),
+        ]
+
+    def finish(
+        self, model: FATRViTForImageClassification, processor: BaseImageProcessor, costs: list[ModelCost]
+    ) -> None:
+        """Writes ``model/`` and ``results.json``, proves that the folder works on its own, prints and publishes.
+
+        Raises:
+            RuntimeError: the folder does not load without this package, or gives another accuracy.
+        """
+        table = results_table(costs, model.config.token_schedule())
+        card = build_model_card(
+            model.config,
+            repo_id=self.publish_to or "user/model",
+            license=self.model_arguments.license,
+            base_model=self.model_arguments.model_name_or_path,
+            dataset=self.data.name,
+            accuracy=costs[-1].accuracy,
+            results=f"Top-1 accuracy on {len(self.data.test)} test images of {self.data.name}.\n\n{table}",
+        )
+        target = self.folder / "model"
+        write_folder(target, lambda folder: save(model, processor, folder, model_card=card))
+        verified = self.verify(target, model, processor)
+        write_json(
+            self.folder / "results.json",
+            {
+                "dataset": self.data.name,
+                "test_images": len(self.data.test),
+                "models": [cost._asdict() for cost in costs],
+                "token_schedule": [tokens._asdict() for tokens in model.config.token_schedule()],
+                "verified_images": verified,
+            },
+        )
+        print(f"\n{table}\nLoaded without fatr_hf, {target} classifies {verified} test images with the same accuracy.")
+        if self.publish_to:
+            print("Published:", publish_folder(target, self.publish_to, self.arguments.hub_private_repo))
+
+    def verify(self, folder: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> int:
+        """Compares the accuracy of the saved folder, loaded without this package, with the model's; counts the images.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        images = self.data.test.select(range(min(self.data_arguments.verify_samples, len(self.data.test))))
+        device = str(self.arguments.device)
+        clean = accuracy(classify_without_package(folder, images, device), images["labels"])
+        own = accuracy(predict_classes(model.to(device), processor, images), images["labels"])
+        if clean != own:
+            raise RuntimeError(
+                f"{folder}, loaded without fatr_hf, reaches an accuracy of {clean:.6f} on {len(images)} test images, "
+                f"the trained model {own:.6f}: the folder is not what was trained."
+            )
+        return len(images)
+
+
+def load_data(options: DataArguments, seed: int) -> ImageData:
+    """Reads the images; takes the first ones only where a number is given."""
+    data = load_image_data(
+        options.dataset,
+        config_name=options.dataset_config,
+        revision=options.dataset_revision,
+        train_split=options.train_split,
+        test_split=options.test_split,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        test_fraction=options.test_fraction,
+        seed=seed,
+        check_images=options.check_images,
+    )
+    train, test = data.train, data.test
+    if options.max_train_samples is not None:
+        train = train.select(range(min(options.max_train_samples, len(train))))
+    if options.max_test_samples is not None:
+        test = test.select(range(min(options.max_test_samples, len(test))))
+    return replace(data, train=train, test=test)
+
+
+def save(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path, **options: Any) -> None:
+    """Saves a model with its image processor."""
+    model.save_pretrained(folder, **options)
+    processor.save_pretrained(folder)
+
+
+def accuracy(classes: list[int], labels: list[int]) -> float:
+    """Share of images whose predicted class is their label."""
+    return sum(predicted == label for predicted, label in zip(classes, labels, strict=True)) / len(labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Multiply-accumulates of a vision model, counted while it runs on the meta device: no data, no weights."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+
+def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = None) -> int:
+    """Multiply-accumulates of one forward pass over one image: matrix products and convolutions.
+
+    Counted on a twin with eager attention, whose map serves output and scores alike, so that the figure is that of
+    the method, whatever attention the model itself uses.
+
+    Args:
+        model: any transformers vision model that takes ``pixel_values``.
+        image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
+    """
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        twin = type(model)(config).eval()
+    size = config.image_size if image_size is None else image_size
+    height, width = size if isinstance(size, Iterable) else (size, size)
+    pixel_values = torch.empty(1, config.num_channels, height, width, device="meta")
+    interpolation = {} if image_size is None else {"interpolate_pos_encoding": True}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        twin(pixel_values, **interpolation)
+    return counter.get_total_flops() // 2

@@ -1,0 +1,1 @@
+"""Publishing models: proof that a saved folder works without this package."""

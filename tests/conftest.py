@@ -1,0 +1,55 @@
+"""Fixtures for all tests. Nothing reaches the network, and everything random is seeded."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def stock_config():
+    return ViTConfig(**TINY, num_labels=5)
+
+
+@pytest.fixture
+def stock(stock_config):
+    return ViTForImageClassification(stock_config).eval()
+
+
+@pytest.fixture
+def make_fatr():
+    """Builds a tiny FATR classifier whose own parameters are not zero, as after training."""
+
+    def make(**fields):
+        model = FATRViTForImageClassification(FATRViTConfig(**{**TINY, "num_labels": 5, **fields})).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith(("omega1", "omega2", "dc_position_embeddings")):
+                    parameter.normal_(std=0.3)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def pixel_values():
+    return torch.randn(3, 3, 32, 32)
