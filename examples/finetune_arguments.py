@@ -64,7 +64,7 @@ class DataArguments:
     augmentation: str = field(default="none", metadata={"help": "none, or light: random crops and flips"})
     max_train_samples: int | None = field(default=None, metadata={"help": "train on the first images only"})
     max_test_samples: int | None = field(default=None, metadata={"help": "test on the first images only"})
-    verify_samples: int = field(default=2000, metadata={"help": "test images that the saved folder must classify alike"})
+    verify_samples: int = field(default=2000, metadata={"help": "test images for the proof of the saved folder"})
 
 
 @dataclass
@@ -114,8 +114,6 @@ RESULT_ARGUMENTS = (
     "distillation_temperature",
 )
 """Training arguments that the result depends on: a run is resumed only with the same ones."""
-
-
 
 
 def parse_arguments(command_line: list[str]) -> tuple[ModelArguments, DataArguments, FineTuningArguments]:

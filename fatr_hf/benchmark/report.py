@@ -7,6 +7,8 @@ from ..modeling import LayerTokens
 
 
 class ModelCost(NamedTuple):
+    """What one model reaches, and at what cost."""
+
     name: str
     accuracy: float
     """Top-1, in [0, 1]."""

@@ -28,8 +28,9 @@ def predict_classes(model: PreTrainedModel, processor: BaseImageProcessor, image
 
 
 def main(folder: str, images: str, output: str, device: str) -> None:
+    """Classifies with the folder's own code."""
     sys.modules["fatr_hf"] = None  # type: ignore[assignment]  # importing it is an error from here on
-    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).to(device)
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True, device_map={"": device})
     processor = AutoImageProcessor.from_pretrained(folder)
     Path(output).write_text(json.dumps(predict_classes(model, processor, load_from_disk(images))))
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of a ViT with frequency-aware token reduction: ViT's own fields and where, how much and how to reduce."""
+"""Configuration of a ViT with frequency-aware token reduction: ViT's own fields, and where and how to reduce."""
 
 import difflib
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,10 +43,12 @@ def as_pair(size: int | Iterable[int]) -> tuple[int, int]:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_integer(value: Any) -> bool:
+    """Whether a value is an integer; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -57,7 +60,8 @@ class FATRViTConfig(ViTConfig):
 
     Args:
         reduction_layers (`list[int]`, *optional*):
-            0-based layers that reduce, strictly increasing. Defaults to a quarter, half and three quarters of the depth.
+            0-based layers that reduce, strictly increasing. Defaults to a quarter, half and three quarters of the
+            depth.
         keep_ratio (`float` or `list[float]`, defaults to 0.7):
             Share of the patch tokens at hand that each reduction layer keeps, in (0, 1]; one value, or one per
             reduction layer. 1.0 leaves that layer an ordinary one.
@@ -106,7 +110,7 @@ class FATRViTConfig(ViTConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with every overridden field validated, and any ViT's configuration taken as a start.
 
         Raises:
@@ -123,7 +127,8 @@ class FATRViTConfig(ViTConfig):
         return super().from_dict(config_dict | overrides, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """As in transformers, for checkpoints of any ViT; see ``from_dict``."""
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         return cls.from_dict(config_dict, **kwargs)
 
@@ -157,7 +162,7 @@ class FATRViTConfig(ViTConfig):
         Raises:
             ValueError: an image size that does not divide into patches, or a reduction impossible at that size.
         """
-        layers = self.reduction_layers if reduce else []
+        layers = list(self.reduction_layers or ()) if reduce else []
         return plan_tokens(
             self.patch_grid(image_size),
             self.num_hidden_layers,
@@ -177,7 +182,7 @@ class FATRViTConfig(ViTConfig):
 
     def validate_reduction(self) -> None:
         """Checks every field of the reduction and the schedule they make together (run by `@strict`)."""
-        layers, depth = self.reduction_layers, self.num_hidden_layers
+        layers, depth = list(self.reduction_layers or ()), self.num_hidden_layers
         if not all(is_integer(layer) and 0 <= layer < depth for layer in layers) or layers != sorted(set(layers)):
             raise ValueError(
                 f"reduction_layers={layers} must be strictly increasing integers from 0 to {depth - 1} "

@@ -26,6 +26,8 @@ EXCLUDED_LOGIT = -2e3
 
 
 class AttentionResult(NamedTuple):
+    """What attention gives besides its output."""
+
     output: Tensor
     """(batch, tokens, heads, head_dim)."""
     weights: Tensor | None

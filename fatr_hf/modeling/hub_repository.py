@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .configuration_fatr_vit import FATRViTConfig
 from .model_card import build_model_card
 
 logger = logging.get_logger(__name__)
@@ -28,10 +29,12 @@ REDUCTION_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
 class HubRepositoryMixin(PreTrainedModel):
     """What FATR models do beyond ``PreTrainedModel`` when they are loaded, saved and pushed."""
 
+    config: FATRViTConfig
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, output_loading_info: bool = False, **kwargs: Any
-    ):
+    ) -> Any:
         """Loads a FATR checkpoint, or any ViT, MSN or MAE checkpoint as FATR; arguments as in transformers.
 
         Weights come from safetensors files only. A classifier that the checkpoint does not have starts at random, as
@@ -45,9 +48,10 @@ class HubRepositoryMixin(PreTrainedModel):
                 f"use_safetensors={kwargs['use_safetensors']} is not supported: weights are read from safetensors "
                 "files only, never unpickled. Convert the checkpoint to safetensors first."
             )
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         if any(key.startswith("pooler.") for key in missing):
             logger.warning(f"{pretrained_model_name_or_path} has no pooler: the model is loaded without one.")
@@ -57,7 +61,7 @@ class HubRepositoryMixin(PreTrainedModel):
 
     def save_pretrained(
         self,
-        save_directory: str | os.PathLike,
+        save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
         push_to_hub: bool = False,
         model_card: ModelCard | None = None,
@@ -126,7 +130,6 @@ def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[s
 
     All of the reduction's own parameters may be missing together: that is a stock checkpoint.
     """
-
     lacking = sorted(key for key in missing if key in parameters)
     reduction = [key for key in lacking if key.endswith(REDUCTION_PARAMETERS)]
     encoder = [key for key in lacking if not key.startswith("classifier.") and not key.endswith("mask_token")]
@@ -146,7 +149,7 @@ def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[s
 
 
 def upload_repository(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     repo_id: str,
     *,
     keep_card: bool = False,
@@ -172,7 +175,7 @@ def upload_repository(
     has_card = keep_card and api.file_exists(repo_id, "README.md", revision=revision)
     return api.upload_folder(
         repo_id=repo_id,
-        folder_path=folder,
+        folder_path=Path(folder),
         ignore_patterns=["README.md"] if has_card else None,
         revision=revision,
         create_pr=create_pr,

@@ -98,7 +98,7 @@ def build_model_card(
             name=name,
             paper=PAPER,
             origin=f"Fine-tuned from `{base_model}`." if base_model else "",
-            reduction_layers=", ".join(map(str, config.reduction_layers)),
+            reduction_layers=", ".join(map(str, config.reduction_layers or ())),
             task=task,
             repo_id=repo_id,
             revision="<commit hash>",

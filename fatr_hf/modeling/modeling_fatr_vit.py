@@ -9,7 +9,7 @@ and says where every patch is. At the start of training nothing but the reductio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +42,14 @@ from .token_schedule import LayerTokens
 class FATRViTModelOutput(BaseModelOutputWithPooling):
     """Stock ViT's output and, where asked for, ``token_sources``: one (batch, patches) int64 tensor per reduction."""
 
-    token_sources: tuple[torch.LongTensor, ...] | None = None
+    token_sources: tuple[Tensor, ...] | None = None
 
 
 @dataclass
 class FATRViTImageClassifierOutput(ImageClassifierOutput):
     """Stock ViT's output and, where asked for, ``token_sources``: one (batch, patches) int64 tensor per reduction."""
 
-    token_sources: tuple[torch.LongTensor, ...] | None = None
+    token_sources: tuple[Tensor, ...] | None = None
 
 
 class FATRViTEmbeddings(ViTEmbeddings):
@@ -85,7 +85,7 @@ class FATRViTAttention(ViTAttention):
         self.omega1 = nn.Parameter(torch.zeros(heads)) if has_omega1 else None
         self.omega2 = nn.Parameter(torch.zeros(heads)) if has_omega2 else None
 
-    def forward(  # type: ignore[override]  # the layout replaces the mask
+    def forward(
         self, hidden_states: Tensor, layout: TokenLayout, tokens: LayerTokens, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Attention over a sequence (batch, tokens, hidden).
@@ -151,7 +151,7 @@ class FATRViTLayer(ViTLayer):
         self.mlp = ViTMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(  # type: ignore[override]  # the layout replaces the mask
+    def forward(
         self, hidden_states: Tensor, layout: TokenLayout, tokens: LayerTokens, **kwargs: Any
     ) -> tuple[Tensor, TokenLayout]:
         residual = hidden_states
@@ -165,10 +165,12 @@ class FATRViTLayer(ViTLayer):
 
 
 class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
+    """What encoder and classifier share: loading and saving, and the reduction's switches."""
+
     config_class = FATRViTConfig
     config: FATRViTConfig
-    _no_split_modules: ClassVar = ["FATRViTEmbeddings", "FATRViTLayer"]
-    _can_record_outputs: ClassVar = {"hidden_states": FATRViTLayer, "attentions": FATRViTAttention}
+    _no_split_modules = ["FATRViTEmbeddings", "FATRViTLayer"]
+    _can_record_outputs = {"hidden_states": FATRViTLayer, "attentions": FATRViTAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -196,7 +198,8 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
             if name not in allowed:
                 raise ValueError(f"set_reduction cannot change {name!r}: only {', '.join(allowed)}.")
         config = type(self.config).from_dict(self.config.to_dict(), **changes)
-        for layer, tokens in zip(self.base_model.layers, config.token_schedule(), strict=True):
+        encoder: Any = self.base_model
+        for layer, tokens in zip(encoder.layers, config.token_schedule(), strict=True):
             refuse_lacking_parameters(layer, tokens, config)
         for name in changes:
             setattr(self.config, name, getattr(config, name))
@@ -207,7 +210,7 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
 
         Re-weighting belongs to the reduction: without DC tokens there is none, as at a keep ratio of 1.
         """
-        model = self.base_model
+        model: Any = self.base_model
         before, model.reduction_enabled = model.reduction_enabled, enabled
         try:
             yield
@@ -306,9 +309,9 @@ class FATRViTForImageClassification(FATRViTPreTrainedModel, ViTForImageClassific
 
     def __init__(self, config: FATRViTConfig):
         super(ViTForImageClassification, self).__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 0
         self.vit = FATRViTModel(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple

@@ -24,6 +24,8 @@ class Accuracy(evaluate.Metric):
 def accuracy_of_logits(prediction: EvalPrediction) -> dict[str, float]:
     """``compute_metrics`` for a Trainer: top-1 accuracy of logits (images, classes) against labels (images,)."""
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    result = Accuracy(keep_in_memory=True).compute(predictions=np.argmax(logits, axis=1), references=prediction.label_ids)
+    result = Accuracy(keep_in_memory=True).compute(
+        predictions=np.argmax(logits, axis=1), references=prediction.label_ids
+    )
     assert result is not None, "the metric runs in one process"
     return result

@@ -88,6 +88,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def is_json(path: Path) -> bool:
+    """Whether a file holds JSON and not the beginning of it."""
     try:
         json.loads(path.read_text())
     except ValueError:

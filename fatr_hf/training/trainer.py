@@ -57,7 +57,7 @@ class FATRTrainer(Trainer):
             raise ValueError(f"distillation_temperature={distillation_temperature} must be above 0.")
         if teacher is not None:
             self.refuse_unfit_teacher(teacher)
-            teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+            nn.Module.to(teacher, self.args.device).eval().requires_grad_(False)
         self.teacher = teacher
         self.distillation_weight = distillation_weight
         self.distillation_temperature = distillation_temperature
@@ -77,6 +77,14 @@ class FATRTrainer(Trainer):
                 f"teacher has {teacher.config.num_labels} classes, the model has {student.config.num_labels}: "
                 "distillation compares their logits, so the classes must be the same."
             )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains; arguments as in Trainer."""
+        # An evaluation prepares the model without DDP, and accelerate never prepares a model again: several processes
+        # would train apart, each on its own images.
+        model: Any = self.model
+        model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -132,12 +140,12 @@ class FATRTrainer(Trainer):
             )
         elif self.is_world_process_zero():
             given = {"license": license, "base_model": finetuned_from, "repo_id": self.hub_model_id or model_name}
-            names = [dataset] if isinstance(dataset, str) else dataset or [None]
+            names = [dataset] if isinstance(dataset, str) else dataset or []
             accuracies = [entry["eval_accuracy"] for entry in self.state.log_history if "eval_accuracy" in entry]
             card = model.build_card(
-                dataset=names[0],
+                dataset=names[0] if names else None,
                 accuracy=accuracies[-1] if accuracies else None,
                 tags=[tags] if isinstance(tags, str) else tags or [],
                 **{name: value for name, value in given.items() if value is not None},
             )
-            card.save(Path(self.args.output_dir) / "README.md")
+            card.save(Path(str(self.args.output_dir)) / "README.md")

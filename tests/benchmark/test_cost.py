@@ -45,7 +45,8 @@ def test_throughput_of_every_model_on_the_same_images(make_fatr, pixel_values):
             calls.append((self.training, torch.is_inference_mode_enabled(), len(pixel_values)))
 
     speeds = compare_throughput({"a": Counted(), "b": make_fatr()}, pixel_values, repeats=3, warmup=2)
-    assert set(speeds) == {"a", "b"} and all(speed > 0 for speed in speeds.values())
+    assert set(speeds) == {"a", "b"}
+    assert min(speeds.values()) > 0
     assert calls == [(False, True, 3)] * 5
 
 
@@ -53,4 +54,4 @@ def test_table_compares_with_the_first():
     costs = [ModelCost("ViT", 0.5, 2_000_000_000, 10.0), ModelCost("FATR", 0.4975, 1_300_000_000, 15.0)]
     table = results_table(costs, FATRViTConfig().token_schedule())
     assert "| FATR | 49.75% | 1.30 G (0.65) | 15 | 1.50x |" in table
-    assert "197 197 197 142" in table and "(of 197)" in table
+    assert "Tokens after each layer: 197 197 197 142" in table

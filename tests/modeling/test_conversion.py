@@ -40,7 +40,7 @@ def edit_weights(folder, edit):
 def test_classifier_checkpoint_gives_exact_logits(stock, pixel_values, tmp_path, legacy):
     stock.save_pretrained(tmp_path, save_original_format=legacy)
     with safe_open(tmp_path / "model.safetensors", "pt") as weights:
-        assert ("vit.encoder.layer.0.attention.attention.query.weight" in weights.keys()) == legacy
+        assert ("vit.encoder.layer.0.attention.attention.query.weight" in set(weights.keys())) == legacy
     model = FATRViTForImageClassification.from_pretrained(tmp_path)
     expected = stock(pixel_values).logits
     with model.reduction(False):
@@ -60,7 +60,8 @@ def test_encoder_checkpoint_as_of_dino_or_in21k(stock_config, pixel_values, tmp_
     if pooler:
         assert torch.equal(actual.pooler_output, expected.pooler_output)
     else:
-        assert model.pooler is None and actual.pooler_output is None
+        assert model.pooler is None
+        assert actual.pooler_output is None
     classifier = FATRViTForImageClassification.from_pretrained(tmp_path, keep_ratio=1.0, num_labels=7)
     assert torch.equal(classifier.vit(pixel_values).last_hidden_state, expected.last_hidden_state)
     assert classifier(pixel_values).logits.shape == (3, 7)
@@ -131,7 +132,7 @@ def test_missing_weights_are_refused(stock, tmp_path, lost):
 def test_lost_reduction_parameters_are_refused(make_fatr, tmp_path):
     make_fatr().save_pretrained(tmp_path)
     edit_weights(tmp_path, lambda weights: weights.pop("vit.layers.2.attention.omega1"))
-    with pytest.raises(ValueError, match="omega1.*another reduction"):
+    with pytest.raises(ValueError, match=r"omega1.*another reduction"):
         FATRViTForImageClassification.from_pretrained(tmp_path)
 
 

@@ -282,6 +282,21 @@ def test_dc_sizes_in_half_precision_are_as_accurate_as_a_mask(generator, dtype, 
         assert error <= 2 * plain_error, name
 
 
+@HALVES
+@EXPONENTS
+@HEAD_DIMS
+def test_half_precision_holds_dc_sizes_twice_as_finely(generator, dtype, exponent, head_dim):
+    scaling = head_dim**-0.5
+    query, key, value = sized_inputs(head_dim, generator, dtype)
+    long_query, long_key, _ = append_dc_size(query, key, value, DC_COUNTS, exponent, scaling)
+    plain, sized = (q.double() @ k.double().transpose(2, 3) for q, k in ((query, key), (long_query, long_key)))
+    bias = (sized - plain)[..., -4:] * scaling
+    for image, counts in enumerate(DC_COUNTS):
+        expected = (exponent * counts[counts > 0].double().log()).expand(3, 21, -1)
+        tolerance = torch.finfo(dtype).eps ** 2 + 1e-6  # of two halves, and of the logarithm
+        torch.testing.assert_close(bias[image][..., counts > 0], expected, rtol=tolerance, atol=1e-6)
+
+
 def test_gradients_of_dc_sizes(generator):
     shape = (1, 2, 4, 3)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]

@@ -34,7 +34,8 @@ def test_light_augmentation_is_random_and_seeded(processor):
         torch.manual_seed(seed)
         draws.append(transform({"image": [image()], "labels": [0]})["pixel_values"])
     assert draws[0].shape == (1, 3, 16, 24)
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 def test_unknown_augmentation_is_refused(processor):

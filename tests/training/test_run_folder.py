@@ -26,7 +26,7 @@ def test_a_new_or_empty_folder_is_claimed(tmp_path):
 def test_another_run_is_refused_and_left_as_it_is(tmp_path):
     claim_run_folder(tmp_path, ARGUMENTS, resume=False)
     (tmp_path / "result").write_text("precious")
-    with pytest.raises(FileExistsError, match="--resume_from_checkpoint true.*--overwrite_output_dir true"):
+    with pytest.raises(FileExistsError, match=r"--resume_from_checkpoint true.*--overwrite_output_dir true"):
         claim_run_folder(tmp_path, ARGUMENTS, resume=False)
     with pytest.raises(ValueError, match=r"learning_rate was 0\.1 and is 0\.2"):
         claim_run_folder(tmp_path, {**ARGUMENTS, "learning_rate": 0.2}, resume=True)

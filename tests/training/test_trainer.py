@@ -55,7 +55,7 @@ def test_distillation_loss_is_the_scaled_divergence(temperature):
     assert distillation_loss(student.bfloat16(), teacher, temperature).dtype == torch.float32
 
 
-def test_loss_is_cross_entropy_with_smoothing_plus_distillation_in_training_only(make_fatr, stock, make_trainer, images):
+def test_loss_is_smoothed_cross_entropy_plus_distillation_in_training_only(make_fatr, stock, make_trainer, images):
     model = make_fatr()
     options = {"teacher": copy.deepcopy(stock), "distillation_weight": 0.5, "distillation_temperature": 2.0}
     trainer = make_trainer(model, options, label_smoothing_factor=0.1)
@@ -96,7 +96,8 @@ def test_training_moves_every_parameter_and_leaves_the_teacher(make_fatr, stock,
     trainer.train()
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
     assert all(torch.equal(value, teacher_before[name]) for name, value in stock.state_dict().items())
-    assert not stock.training and not any(parameter.requires_grad for parameter in stock.parameters())
+    assert not stock.training
+    assert not any(parameter.requires_grad for parameter in stock.parameters())
     assert trainer.args.ddp_find_unused_parameters is False
 
 
@@ -150,5 +151,6 @@ def test_card_of_the_trainer_is_the_models(make_fatr, make_trainer, tmp_path):
     (tmp_path / "run").mkdir(exist_ok=True)
     trainer.create_model_card(model_name="vit-fatr", license="mit", dataset="digits", tags="tiny")
     card = ModelCard.load(tmp_path / "run" / "README.md")
-    assert card.data.license == "mit" and "tiny" in card.data.tags and "fatr" in card.data.tags
+    assert card.data.license == "mit"
+    assert {"tiny", "fatr"} <= set(card.data.tags)
     assert card.data.eval_results[0].metric_value == pytest.approx(trainer.state.log_history[-1]["eval_accuracy"])
