@@ -121,10 +121,12 @@ def parse_arguments(command_line: list[str]) -> tuple[ModelArguments, DataArgume
 
     What stands on the command line goes before what stands in the file.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, FineTuningArguments))
+    classes: Any = (ModelArguments, DataArguments, FineTuningArguments)
+    parser = HfArgumentParser(classes)
     if command_line and command_line[0].endswith((".yaml", ".yml", ".json")):
         command_line = [*read_argument_file(Path(command_line[0])), *command_line[1:]]
-    return parser.parse_args_into_dataclasses(command_line)
+    parsed: Any = parser.parse_args_into_dataclasses(command_line)
+    return parsed
 
 
 def read_argument_file(path: Path) -> list[str]:
@@ -146,7 +148,7 @@ def read_argument_file(path: Path) -> list[str]:
     return words
 
 
-def single_or_list(values: list | None) -> Any:
+def single_or_list(values: list[Any] | None) -> Any:
     """One value stands for all reduction layers; several are one for each."""
     return values[0] if values is not None and len(values) == 1 else values
 

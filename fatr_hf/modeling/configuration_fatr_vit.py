@@ -36,10 +36,16 @@ MAE_ONLY_FIELDS = (
 )
 
 
-def as_pair(size: int | Iterable[int]) -> tuple[int, int]:
-    """Height and width of a size given as one number or as both."""
-    height, width = size if isinstance(size, Iterable) else (size, size)
-    return height, width
+def as_pair(name: str, size: int | Iterable[int]) -> tuple[int, int]:
+    """Height and width of a size given as one number or as both.
+
+    Raises:
+        ValueError: another number of values, or one below 1.
+    """
+    values = list(size) if isinstance(size, Iterable) else [size, size]
+    if len(values) != 2 or min(values) < 1:
+        raise ValueError(f"{name}={size!r} must be one number, or height and width, each at least 1.")
+    return values[0], values[1]
 
 
 def is_number(value: Any) -> bool:
@@ -143,9 +149,9 @@ class FATRViTConfig(ViTConfig):
         Raises:
             ValueError: an image size that is no multiple of the patch size.
         """
-        height, width = as_pair(self.image_size if image_size is None else image_size)
-        patch_height, patch_width = as_pair(self.patch_size)
-        if height % patch_height or width % patch_width or min(height, width) < 1:
+        height, width = as_pair("image_size", self.image_size if image_size is None else image_size)
+        patch_height, patch_width = as_pair("patch_size", self.patch_size)
+        if height % patch_height or width % patch_width:
             raise ValueError(
                 f"image_size={(height, width)} does not divide into patches: height and width must be multiples of "
                 f"patch_size={(patch_height, patch_width)}."
@@ -175,9 +181,10 @@ class FATRViTConfig(ViTConfig):
 
     def validate_heads(self) -> None:
         """Checks that heads divide the hidden size (run by `@strict`)."""
-        if self.hidden_size % self.num_attention_heads:
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}."
+                f"num_attention_heads={self.num_attention_heads} must be at least 1 and divide "
+                f"hidden_size={self.hidden_size}."
             )
 
     def validate_reduction(self) -> None:

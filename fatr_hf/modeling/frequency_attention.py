@@ -58,13 +58,15 @@ def attend(
         dropout: attention dropout; the scores are those of the map before it.
     """
     output, weights = attention_function(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
-    scores = None
+    if weights is not None and weights.dim() != 4:
+        weights = None  # flex attention gives its log-sum-exp in this place
     # A map in half precision is rounded and a map with dropout is another one: neither gives exact scores.
-    is_exact = weights is not None and not dropout and weights.dtype in (torch.float32, torch.float64)
+    exact_map = weights.detach() if weights is not None and not dropout and weights.dtype.itemsize >= 4 else None
+    scores = None
     if selection in ("high_frequency", "low_frequency"):
-        scores = weights.detach().mean(dim=(1, 2)) if is_exact else column_means(query, key, scaling)
+        scores = column_means(query, key, scaling) if exact_map is None else exact_map.mean(dim=(1, 2))
     elif selection == "cls_attention":
-        scores = weights.detach()[:, :, 0].mean(dim=1) if is_exact else cls_attention(query, key, scaling)
+        scores = cls_attention(query, key, scaling) if exact_map is None else exact_map[:, :, 0].mean(dim=1)
     return AttentionResult(output, weights, scores)
 
 

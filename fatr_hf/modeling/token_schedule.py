@@ -6,7 +6,7 @@ exports whole, and the arithmetic can be planned without building a model.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class LayerTokens(NamedTuple):
@@ -38,11 +38,11 @@ class LayerTokens(NamedTuple):
 
     @property
     def reduces(self) -> bool:
-        """Whether the layer reduces its sequence between attention and MLP."""
-        return self.patches_out < self.patches_in
+        """Whether the layer shortens its sequence between attention and MLP."""
+        return self.tokens_out < self.tokens_in
 
 
-def per_layer(name: str, value, reduction_layers: Sequence[int]) -> list:
+def per_layer(name: str, value: Any, reduction_layers: Sequence[int]) -> list[Any]:
     """Spreads a single value over the reduction layers; a list must already hold one entry for each.
 
     Raises:

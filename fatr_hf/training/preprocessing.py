@@ -12,7 +12,9 @@ AUGMENTATIONS = ("none", "light")
 """``light``: random resized crop and horizontal flip, for photographs."""
 
 
-def image_transform(processor: BaseImageProcessor, augmentation: str = "none") -> Callable[[dict], dict]:
+def image_transform(
+    processor: BaseImageProcessor, augmentation: str = "none"
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A transform for ``datasets.Dataset.set_transform``: columns image and labels to pixel_values and labels.
 
     Args:
@@ -26,7 +28,7 @@ def image_transform(processor: BaseImageProcessor, augmentation: str = "none") -
         raise ValueError(f"augmentation={augmentation!r} must be one of {', '.join(AUGMENTATIONS)}.")
     augment = light_augmentation(processor) if augmentation == "light" else None
 
-    def transform(batch: dict[str, list[Any]]) -> dict[str, Any]:
+    def transform(batch: Batch) -> Batch:
         images = [image.convert("RGB") for image in batch["image"]]
         if augment is not None:
             images = [augment(image) for image in images]
@@ -38,7 +40,7 @@ def image_transform(processor: BaseImageProcessor, augmentation: str = "none") -
 
 def light_augmentation(processor: BaseImageProcessor) -> v2.Transform:
     """Random resized crop to the processor's size and horizontal flip."""
-    size = processor.size
+    size: dict[str, int] = processor.to_dict()["size"]
     height = size["height"] if "height" in size else size["shortest_edge"]
     width = size["width"] if "width" in size else size["shortest_edge"]
     return v2.Compose([v2.RandomResizedCrop((height, width), scale=(0.35, 1.0)), v2.RandomHorizontalFlip()])
