@@ -12,9 +12,10 @@ AUGMENTATIONS = ("none", "light")
 """``light``: random resized crop and horizontal flip, for photographs."""
 
 
-def image_transform(
-    processor: BaseImageProcessor, augmentation: str = "none"
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
+Batch = dict[str, Any]
+
+
+def image_transform(processor: BaseImageProcessor, augmentation: str = "none") -> Callable[[Batch], Batch]:
     """A transform for ``datasets.Dataset.set_transform``: columns image and labels to pixel_values and labels.
 
     Args:
