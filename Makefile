@@ -4,7 +4,7 @@
 PYTHON ?= python3
 # Passed on to the script (`make run`) or to pytest (`make test`, `make test-oldest`).
 ARGS ?=
-# One process for each GPU.
+# One process for each GPU, or several on the CPU.
 PROCESSES ?= 1
 # no, bf16 or fp16.
 PRECISION ?= no
@@ -21,13 +21,14 @@ help: ## list the jobs
 	@echo "make JOB [PYTHON=python3] [ARGS='...'], where JOB is one of"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
 
-# Whatever `accelerate launch` is not told it warns of, and without a thread count it computes on one thread.
+# Whatever `accelerate launch` is not told it warns of, and without a thread count it computes on one thread. Its --cpu
+# starts one process whatever it is told; several on the CPU start as several GPUs' do.
 run: .venv/.complete ## fine-tune and evaluate: examples/finetune.py with ARGS, on PROCESSES GPUs or the CPU
-	@device=$$($(BIN)/python -c 'import torch; \
+	@options=$$($(BIN)/python -c 'import torch; \
 		print("--num_cpu_threads_per_process", max(1, torch.get_num_threads() // $(PROCESSES)), \
-			"" if torch.accelerator.is_available() else "--cpu")') && set -x && \
-	$(BIN)/accelerate launch $$device --num_processes $(PROCESSES) --num_machines 1 \
-		--mixed_precision $(PRECISION) --dynamo_backend no examples/finetune.py $(ARGS)
+			"--multi_gpu" if $(PROCESSES) > 1 else "" if torch.accelerator.is_available() else "--cpu")') && set -x && \
+	$(BIN)/accelerate launch $$options --num_processes $(PROCESSES) --num_machines 1 \
+		--mixed_precision $(PRECISION) --dynamo_backend no examples/finetune.py --resume_from_checkpoint true $(ARGS)
 
 test: .venv/.complete ## run the tests (ARGS: pytest's)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(ARGS)

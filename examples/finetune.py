@@ -10,7 +10,7 @@ same accuracy in a process that cannot import fatr_hf.
 """
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ class FineTuning:
                 f"{name} has no classifier for the {len(names)} classes of {self.data.name}, so it cannot teach them. "
                 "Set --distillation_weight 0, or fine-tune the unreduced model on this data set first."
             )
-        config = ViTConfig(**{field: getattr(loaded.config, field) for field in ViTConfig.__dataclass_fields__})
+        config = ViTConfig(**{field.name: getattr(loaded.config, field.name) for field in fields(ViTConfig)})
         base = ViTForImageClassification(config)
         base.load_state_dict(loaded.state_dict())
         try:

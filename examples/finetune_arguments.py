@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -26,11 +27,11 @@ class ModelArguments:
     dc_size_exponent: float = field(default=0.0, metadata={"help": "raises attention to large DC tokens"})
     base_image_size: int = field(default=8, metadata={"help": "a ViT from scratch: image size in pixels"})
     base_patch_size: int = field(default=1, metadata={"help": "a ViT from scratch: patch size in pixels"})
-    base_hidden_size: int = field(default=64, metadata={"help": "a ViT from scratch: hidden size"})
-    base_heads: int = field(default=4, metadata={"help": "a ViT from scratch: attention heads"})
+    base_hidden_size: int = field(default=48, metadata={"help": "a ViT from scratch: hidden size"})
+    base_heads: int = field(default=3, metadata={"help": "a ViT from scratch: attention heads"})
     base_layers: int = field(default=12, metadata={"help": "a ViT from scratch: layers"})
-    base_epochs: float = field(default=30.0, metadata={"help": "a ViT from scratch: epochs of training"})
-    base_learning_rate: float = field(default=1e-3, metadata={"help": "a ViT from scratch: peak learning rate"})
+    base_epochs: float = field(default=20.0, metadata={"help": "a ViT from scratch: epochs of training"})
+    base_learning_rate: float = field(default=2e-3, metadata={"help": "a ViT from scratch: peak learning rate"})
 
     def reduction_fields(self) -> dict[str, Any]:
         """The configuration fields that were given; the others keep their defaults."""
@@ -76,8 +77,8 @@ class FineTuningArguments(TrainingArguments):
     distillation_weight: float = field(default=1.0, metadata={"help": "factor of the KL to the unreduced model"})
     distillation_temperature: float = field(default=1.0, metadata={"help": "temperature of that KL"})
     learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate"})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "epochs of fine-tuning"})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "images a step and process"})
+    num_train_epochs: float = field(default=8.0, metadata={"help": "epochs of fine-tuning"})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "images a step and process"})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "images a step and process"})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's weight decay"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate schedule"})
@@ -90,6 +91,8 @@ class FineTuningArguments(TrainingArguments):
     seed: int = field(default=0, metadata={"help": "of everything random"})
 
     def __post_init__(self) -> None:
+        # Several processes without an accelerator would otherwise ask for one each.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         # The image column is decoded by the transform, which the Trainer cannot see.
         self.remove_unused_columns = False

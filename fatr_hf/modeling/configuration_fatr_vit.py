@@ -4,6 +4,7 @@
 import difflib
 import os
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -128,8 +129,8 @@ class FATRViTConfig(ViTConfig):
             config_dict = convert_config_dict(model_type, config_dict)
         refuse_misspelt_fields(kwargs)
         # transformers would set overrides on the finished configuration, past its checks.
-        fields = set(cls.__dataclass_fields__) - {"dtype"}
-        overrides = {name: kwargs.pop(name) for name in fields & kwargs.keys()}
+        names = {field.name for field in fields(cls)} - {"dtype"}
+        overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         return super().from_dict(config_dict | overrides, **kwargs)
 
     @classmethod
