@@ -217,11 +217,12 @@ class FineTuning:
             RuntimeError: the folder does not load without this package, or gives another accuracy.
         """
         table = results_table(costs, model.config.token_schedule())
+        origin = self.model_arguments.model_name_or_path
         card = build_model_card(
             model.config,
             repo_id=self.publish_to or "user/model",
             license=self.model_arguments.license,
-            base_model=self.model_arguments.model_name_or_path,
+            base_model=None if origin is None or Path(origin).exists() else origin,
             dataset=self.data.name,
             accuracy=costs[-1].accuracy,
             results=f"Top-1 accuracy on {len(self.data.test)} test images of {self.data.name}.\n\n{table}",

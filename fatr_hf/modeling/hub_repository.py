@@ -41,8 +41,12 @@ class HubRepositoryMixin(PreTrainedModel):
         for any ViT; a pooler that it does not have is left out (``model.pooler`` is None).
 
         Raises:
+            FileNotFoundError: a path that leads nowhere.
             ValueError: a checkpoint of another architecture, or one that lacks weights.
         """
+        name = str(pretrained_model_name_or_path)
+        if name.startswith((".", "/", "~")) and not os.path.exists(name):
+            raise FileNotFoundError(f"There is no checkpoint at {name!r}: give a folder that exists or a Hub name.")
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError(
                 f"use_safetensors={kwargs['use_safetensors']} is not supported: weights are read from safetensors "
@@ -54,9 +58,9 @@ class HubRepositoryMixin(PreTrainedModel):
         model, info = loaded
         missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         if any(key.startswith("pooler.") for key in missing):
-            logger.warning(f"{pretrained_model_name_or_path} has no pooler: the model is loaded without one.")
+            logger.warning(f"{name} has no pooler: the model is loaded without one.")
             model.pooler = None
-        refuse_missing_weights(str(pretrained_model_name_or_path), missing, dict(model.named_parameters()))
+        refuse_missing_weights(name, missing, dict(model.named_parameters()))
         return (model, info) if output_loading_info else model
 
     def save_pretrained(
@@ -77,6 +81,7 @@ class HubRepositoryMixin(PreTrainedModel):
         """
         hub_names = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr")
         hub_arguments = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
+        self.config.validate()  # before the first file is written
         self.config.auto_map = dict(AUTO_MAP)
         # Files hold the names of the state dict, so that whatever reads them (a resumed Trainer) needs no renaming.
         kwargs.setdefault("save_original_format", False)

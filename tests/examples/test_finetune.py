@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,6 +55,12 @@ def run(words, fails=False):
 
 def weights(folder, part="model"):
     return load_file(folder / part / "model.safetensors")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def kill_when_there_is(path, words):
@@ -130,7 +137,7 @@ def test_two_processes_equal_one_with_the_same_total_batch(tmp_path):
     options = {"optim": "sgd", "learning_rate": 0.05, "base_learning_rate": 0.05}
     run(command(output_dir=tmp_path / "one", per_device_train_batch_size=16, **options))
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    settings = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    settings = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port()))
     words = command(*launcher, *settings, output_dir=tmp_path / "two", per_device_train_batch_size=8, **options)
     run(words)
     record = json.loads((tmp_path / "two" / "run.json").read_text())

@@ -154,6 +154,19 @@ def test_pickled_weights_are_never_read(stock, tmp_path):
         FATRViTForImageClassification.from_pretrained(tmp_path)
 
 
+def test_a_path_that_leads_nowhere_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint at"):
+        FATRViTForImageClassification.from_pretrained(tmp_path / "nowhere")
+
+
+def test_an_invalid_configuration_writes_nothing(make_fatr, tmp_path):
+    model = make_fatr()
+    model.config.keep_ratio = 1.5
+    with pytest.raises(Exception, match=r"keep_ratio=1\.5 must lie in"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_overrides_are_validated_like_any_field(stock, tmp_path):
     stock.save_pretrained(tmp_path)
     with pytest.raises(Exception, match=r"keep_ratio=1\.5 must lie in \(0, 1\]"):
