@@ -10,15 +10,6 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 4,
-}
-
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -26,8 +17,21 @@ def seed():
 
 
 @pytest.fixture
-def stock_config():
-    return ViTConfig(**TINY, num_labels=5)
+def tiny():
+    """Fields of the smallest ViT that still has 8 x 8 patches."""
+    return {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": 32,
+        "patch_size": 4,
+    }
+
+
+@pytest.fixture
+def stock_config(tiny):
+    return ViTConfig(**tiny, num_labels=5)
 
 
 @pytest.fixture
@@ -36,11 +40,11 @@ def stock(stock_config):
 
 
 @pytest.fixture
-def make_fatr():
+def make_fatr(tiny):
     """Builds a tiny FATR classifier whose own parameters are not zero, as after training."""
 
     def make(**fields):
-        model = FATRViTForImageClassification(FATRViTConfig(**{**TINY, "num_labels": 5, **fields})).eval()
+        model = FATRViTForImageClassification(FATRViTConfig(**{**tiny, "num_labels": 5, **fields})).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name.endswith(("omega1", "omega2", "dc_position_embeddings")):

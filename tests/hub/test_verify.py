@@ -23,6 +23,7 @@ def images():
 def folder(make_fatr, tmp_path):
     model = make_fatr()
     torch.nn.init.normal_(model.classifier.weight)
+    torch.nn.init.normal_(model.vit.embeddings.patch_embeddings.projection.weight)  # colours decide about the class
     model.save_pretrained(tmp_path / "model")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
     return tmp_path / "model"

@@ -19,15 +19,6 @@ from transformers import (
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
 
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 4,
-}
-
 
 def edit_weights(folder, edit):
     path = folder / "model.safetensors"
@@ -68,16 +59,16 @@ def test_encoder_checkpoint_as_of_dino_or_in21k(stock_config, pixel_values, tmp_
 
 
 @pytest.mark.parametrize("model_class", [ViTMSNModel, ViTMSNForImageClassification], ids=lambda c: c.__name__)
-def test_msn_checkpoint(pixel_values, tmp_path, model_class):
-    msn = model_class(ViTMSNConfig(**TINY)).eval()
+def test_msn_checkpoint(tiny, pixel_values, tmp_path, model_class):
+    msn = model_class(ViTMSNConfig(**tiny)).eval()
     msn.save_pretrained(tmp_path)
     model = FATRViTModel.from_pretrained(tmp_path, keep_ratio=1.0)
     assert torch.equal(model(pixel_values).last_hidden_state, msn.base_model(pixel_values).last_hidden_state)
 
 
-def test_mae_checkpoint_gives_its_encoder(stock_config, pixel_values, tmp_path):
+def test_mae_checkpoint_gives_its_encoder(tiny, stock_config, pixel_values, tmp_path):
     mae = ViTMAEForPreTraining(
-        ViTMAEConfig(**TINY, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
+        ViTMAEConfig(**tiny, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
     )
     mae.save_pretrained(tmp_path)
     encoder = ViTModel(stock_config, add_pooling_layer=False).eval()
