@@ -28,7 +28,7 @@ def classify_without_package(folder: Path, images: Dataset, device: str = "cpu")
         images.save_to_disk(images_path)
         # A module cache of its own: code copied from an earlier save must not stand in for the folder's.
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(workspace, "modules"))}
-        command = [sys.executable, clean_process.__file__, str(folder), str(images_path), str(output), device]
+        command = [sys.executable, clean_process.__file__, str(folder.resolve()), str(images_path), str(output), device]
         finished = subprocess.run(
             command, env=environment, cwd=workspace, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
