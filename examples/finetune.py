@@ -75,16 +75,18 @@ class FineTuning:
             # The finished folder is published in one commit, not checkpoint by checkpoint.
             arguments.push_to_hub = False
         record = result_arguments(model_arguments, data_arguments, arguments)
-        resumes = arguments.resume_from_checkpoint not in (None, "false", "False")
+        resumes = wants_resume(arguments.resume_from_checkpoint)
         with arguments.main_process_first(desc="claiming the output folder"):
             if arguments.process_index == 0:
                 claim_run_folder(self.folder, record, resumes, arguments.overwrite_output_dir)
+            # All processes look before any of them writes, so that all go the same way.
+            self.has_base = (self.folder / "base" / "config.json").exists()
         with arguments.main_process_first(desc="reading the images"):
             self.data = load_data(data_arguments, arguments.seed)
 
     def prepare_base(self) -> None:
         """Writes the unreduced model to ``base/``, a stock ViT with its image processor, unless it is there."""
-        if (self.folder / "base" / "config.json").exists():
+        if self.has_base:
             return
         set_seed(self.arguments.seed)
         base, processor = self.train_base() if self.model_arguments.model_name_or_path is None else self.fetch_base()
@@ -259,6 +261,19 @@ class FineTuning:
                 f"the trained model {own:.6f}: the folder is not what was trained."
             )
         return len(images)
+
+
+def wants_resume(value: str | None) -> bool:
+    """Reads ``--resume_from_checkpoint``.
+
+    Raises:
+        ValueError: neither true nor false nor a folder.
+    """
+    if value is None or value.lower() == "false":
+        return False
+    if value.lower() != "true" and not Path(value).is_dir():
+        raise ValueError(f"--resume_from_checkpoint {value} must be true, false or the folder of a checkpoint.")
+    return True
 
 
 def load_data(options: DataArguments, seed: int) -> ImageData:

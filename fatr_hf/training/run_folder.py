@@ -32,7 +32,8 @@ def claim_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, over
         if not record.exists() and any(folder.iterdir()):
             raise ValueError(f"{folder} holds no run of this program (no {ARGUMENTS_FILE}): it is not overwritten.")
         shutil.rmtree(folder)
-    if folder.exists() and any(folder.iterdir()):
+    # A record alone is of a run that was refused before it did anything: bad data, say.
+    if folder.exists() and any(path != record for path in folder.iterdir()):
         if not resume:
             raise FileExistsError(
                 f"The output folder {folder} holds another run. Continue it with --resume_from_checkpoint true, "

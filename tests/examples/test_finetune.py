@@ -177,6 +177,7 @@ def test_checkpoint_and_image_folder_from_a_file_of_arguments(finished_run, tmp_
         ({"reduction_layers": "3 9"}, "reduction_layers=[3, 9] must be strictly increasing integers from 0 to 3"),
         ({"dataset": "./nowhere"}, "'./nowhere' does not exist"),
         ({"push_to_hub": True}, "--push_to_hub needs --hub_model_id"),
+        ({"resume_from_checkpoint": "./nowhere"}, "--resume_from_checkpoint ./nowhere must be true, false or"),
         ({"augmentation": "heavy"}, "augmentation='heavy' must be one of none, light"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

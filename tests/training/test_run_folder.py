@@ -23,6 +23,12 @@ def test_a_new_or_empty_folder_is_claimed(tmp_path):
     claim_run_folder(tmp_path / "empty", ARGUMENTS, resume=True)
 
 
+def test_a_run_that_did_nothing_leaves_the_folder_free(tmp_path):
+    claim_run_folder(tmp_path, ARGUMENTS, resume=False)
+    claim_run_folder(tmp_path, {"learning_rate": 1}, resume=False)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"learning_rate": 1}
+
+
 def test_another_run_is_refused_and_left_as_it_is(tmp_path):
     claim_run_folder(tmp_path, ARGUMENTS, resume=False)
     (tmp_path / "result").write_text("precious")
