@@ -111,7 +111,7 @@ def plan_tokens(
     steps = {
         layer: (ratio, windows)
         for layer, ratio, windows in zip(reduction_layers, keep_ratios, dc_windows, strict=True)
-        if ratio < 1
+        if ratio != 1
     }
     plan = []
     patches, windows_in = rows * columns, 0

@@ -176,6 +176,13 @@ def test_unfit_inputs_are_refused_in_words(make_fatr, pixel_values):
         model(torch.randn(1, 3, 4, 64), interpolate_pos_encoding=True)
 
 
+def test_a_ratio_set_past_the_checks_is_refused_when_it_is_used(make_fatr, pixel_values):
+    model = make_fatr()
+    model.config.keep_ratio = 1.5
+    with pytest.raises(ValueError, match=r"would not shorten the sequence.*Lower keep_ratio"):
+        model(pixel_values)
+
+
 def test_masked_patches(stock_config, pixel_values):
     model = FATRViTModel(FATRViTConfig(**stock_config.to_dict()), use_mask_token=True).eval()
     mask = torch.zeros(3, 64, dtype=torch.bool)
