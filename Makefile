@@ -2,7 +2,7 @@
 
 # Makes the environments; any Python from 3.11 on.
 PYTHON ?= python3
-# Passed on to the script (`make run`) or to pytest (`make test`, `make test-oldest`).
+# Passed on to the script (`make run`), to `fatr-hf bench` (`make bench`) or to pytest (`make test`, `make test-oldest`).
 ARGS ?=
 # One process for each GPU, or several on the CPU.
 PROCESSES ?= 1
@@ -15,7 +15,7 @@ BIN := .venv/bin
 PYTEST := -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quality style test-oldest clean
+.PHONY: help run bench test quality style test-oldest clean
 
 help: ## list the jobs
 	@echo "make JOB [PYTHON=python3] [ARGS='...'], where JOB is one of"
@@ -29,6 +29,11 @@ run: .venv/.complete ## fine-tune and evaluate: examples/finetune.py with ARGS, 
 			"--multi_gpu" if $(PROCESSES) > 1 else "" if torch.accelerator.is_available() else "--cpu")') && set -x && \
 	$(BIN)/accelerate launch $$options --num_processes $(PROCESSES) --num_machines 1 \
 		--mixed_precision $(PRECISION) --dynamo_backend no examples/finetune.py --resume_from_checkpoint true $(ARGS)
+
+# Without ARGS a table in a few minutes, of ViT-B on a GPU, else of ViT-S; ARGS='--suite targets' holds the project's
+# figures against what is to be reached.
+bench: .venv/.complete ## measure speed and cost beside the rivals: `fatr-hf bench` with ARGS
+	$(BIN)/fatr-hf bench $(ARGS)
 
 test: .venv/.complete ## run the tests (ARGS: pytest's)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(ARGS)

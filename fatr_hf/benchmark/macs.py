@@ -1,7 +1,8 @@
 """Multiply-accumulates of a vision model, counted while it runs on the meta device: no data, no weights."""
 
 import copy
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,3 +30,21 @@ def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(pixel_values, **interpolation)
     return counter.get_total_flops() // 2
+
+
+def closest(candidates: Sequence[int], cost: Callable[[int], int], target: int) -> int:
+    """The candidate whose cost is closest to a target, the first of two that are equally close.
+
+    Args:
+        candidates: in an order in which the cost never rises.
+        cost: called for a few of them only.
+        target: the cost aimed at.
+
+    Raises:
+        ValueError: no candidates.
+    """
+    if not candidates:
+        raise ValueError("There is nothing to choose from.")
+    place = bisect_left(candidates, -target, key=lambda candidate: -cost(candidate))
+    neighbours = candidates[max(place - 1, 0) : place + 1]
+    return min(neighbours, key=lambda candidate: abs(cost(candidate) - target))

@@ -1,9 +1,10 @@
-"""What models cost and reach, as one table."""
+"""What models cost and reach, as tables in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..modeling import LayerTokens
+from .results import Comparison, Measurement, Report
 
 
 class ModelCost(NamedTuple):
@@ -30,6 +31,89 @@ def results_table(costs: Sequence[ModelCost], schedule: Sequence[LayerTokens]) -
     return "\n".join([*lines, "", f"Tokens after each layer: {tokens} (of {schedule[0].tokens_in}).", ""])
 
 
+def comparison_table(comparison: Comparison) -> str:
+    """A Markdown section: the setting, a row for each contestant, the tokens of FATR's layers and any notes."""
+    header = ["contestant", "ms", "spread", "images/s", "speed", "of bound", "MACs", "peak memory"]
+    rows = [contestant_row(comparison, each) for each in comparison.measurements]
+    lines = [f"## {comparison.setting.label}", "", markdown_table(header, rows)]
+    reweighting = comparison.figure("reweighting", "fatr")
+    if reweighting is not None:
+        lines.append(f"Re-weighting: FATR takes {reweighting:.3f} times as long as without it.")
+    lines.append(f"FATR's tokens after each layer: {' '.join(map(str, comparison.tokens_per_layer))}.")
+    lines += [f"{each.label}: {each.note}." for each in comparison.measurements if each.note]
+    return "\n".join([*lines, ""])
+
+
+def contestant_row(comparison: Comparison, measurement: Measurement) -> list[str]:
+    """One contestant's cells. Without stock, or the truncation bound, ratios to it are dashes."""
+    name, timing = measurement.name, measurement.timing
+    return [
+        measurement.label,
+        f"{timing.median:.3f}",
+        f"{timing.spread:.3f}",
+        format_speed(1e3 * comparison.setting.batch_size / timing.median),
+        format_ratio(comparison.figure("speedup", name), "{:.3f}x"),
+        format_ratio(comparison.figure("share_of_bound", name), "{:.3f}"),
+        format_macs(measurement.macs) + format_ratio(comparison.figure("macs_ratio", name), " ({:.2f})", ""),
+        format_memory(measurement.peak_memory) + format_ratio(comparison.figure("memory_ratio", name), " ({:.2f})", ""),
+    ]
+
+
+READING = (
+    "ms: median time of a batch; spread: its interquartile range. speed: over the stock model's. of bound: share of "
+    "the truncation bound's speed. MACs: multiply-accumulates of a forward pass over one image; memory: the peak of a "
+    "step, weights included. In brackets: over the stock model's."
+)
+"""Explains the columns of ``comparison_table``."""
+
+
+def report_text(report: Report, targets: str = "") -> str:
+    """All of a report in Markdown, with a table of targets where there is one."""
+    return "\n".join([*map(comparison_table, report.comparisons), closing_text(report, targets)])
+
+
+def closing_text(report: Report, targets: str = "") -> str:
+    """What follows a report's comparisons: how to read them, targets if any, and the machine."""
+    rounds = f"Median of {report.rounds} interleaved rounds after {report.warmup} of warm-up."
+    parts = [f"{READING} {rounds}", *(["## Targets", targets] if targets else [])]
+    return "\n\n".join([*(part.rstrip() for part in parts), "## Machine", machine_table(report.machine)])
+
+
+def machine_table(machine: Mapping[str, str | int | None]) -> str:
+    """What was measured on, as a Markdown table; what is not known is left out."""
+    rows = [[name.replace("_", " "), str(value)] for name, value in machine.items() if value is not None]
+    return markdown_table(["machine", ""], rows)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are as wide as their cells, so that it reads well in a terminal too."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * width for width in widths]
+    lines = []
+    for number, row in enumerate(cells):
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(f"| {' | '.join(padded)} |")
+        if number == 0:
+            lines.append(f"| {' | '.join(rule)} |")
+    return "\n".join([*lines, ""])
+
+
+def format_ratio(ratio: float | None, form: str, lacking: str = "-") -> str:
+    """A ratio in a form, or what stands for one that is not known."""
+    return lacking if ratio is None else form.format(ratio)
+
+
+def format_speed(images_per_second: float) -> str:
+    """Images per second, below a hundred with a decimal."""
+    return f"{images_per_second:.0f}" if images_per_second >= 100 else f"{images_per_second:.1f}"
+
+
 def format_macs(macs: int) -> str:
     """Multiply-accumulates in millions or, from a thousand million on, in G."""
     return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
+
+
+def format_memory(memory: int | None) -> str:
+    """Bytes in MiB; a dash where they are not known."""
+    return "-" if memory is None else f"{memory / 2**20:.0f} MiB"

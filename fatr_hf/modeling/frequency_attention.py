@@ -12,11 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .token_reduction import TokenLayout, without_autocast
+from .attention_scores import attention_with_log_sum_exp, cls_attention, naive_column_means
+from .operators import column_kernel_serves, column_means
+from .token_reduction import TokenLayout
 
 SELECTIONS = ("high_frequency", "low_frequency", "cls_attention", "dc_similarity", "random")
 """How patch tokens are ranked: the method itself, then its ablations (see ``selection_scores``)."""
+
+SCORE_IMPLEMENTATIONS = ("map", "log_sum_exp", "triton", "blocked", "naive")
+"""How column means are computed: from the map of eager attention, from the log-sum-exp of PyTorch's fused attention, by
+the fused kernel, by blocks of queries, or one map per head at a time. All are exact."""
 
 SIZE_CHANNELS = 8
 """Channels that carry the size of DC tokens; fused kernels want head dimensions that are multiples of 8."""
@@ -45,6 +52,7 @@ def attend(
     scaling: float,
     selection: str | None = None,
     dropout: float = 0.0,
+    score_implementation: str | None = None,
     **kwargs: Any,
 ) -> AttentionResult:
     """Attention output and the attention scores of a selection: one interface for every implementation.
@@ -56,57 +64,75 @@ def attend(
         scaling: factor of the logits.
         selection: one of ``SELECTIONS`` in a layer that reduces, None elsewhere.
         dropout: attention dropout; the scores are those of the map before it.
+        score_implementation: one of ``SCORE_IMPLEMENTATIONS`` for the column means; by default the best that is there.
+
+    Raises:
+        ValueError: an implementation that is unknown or cannot serve here.
     """
+    by_columns = selection in ("high_frequency", "low_frequency")
+    if by_columns and score_implementation in (None, "log_sum_exp"):
+        attended = None
+        if attention_function is sdpa_attention_forward and not dropout:
+            attended = attend_with_log_sum_exp(query, key, value, scaling, score_implementation)
+        if attended is not None:
+            return attended
+        if score_implementation is not None:
+            raise ValueError(
+                "score_implementation='log_sum_exp' needs attn_implementation='sdpa' without attention dropout, and a "
+                f"fused kernel of PyTorch's for {query.dtype} on {query.device.type}: one of these is missing."
+            )
+
     output, weights = attention_function(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
     if weights is not None and weights.dim() != 4:
         weights = None  # flex attention gives its log-sum-exp in this place
     # A map in half precision is rounded and a map with dropout is another one: neither gives exact scores.
     exact_map = weights.detach() if weights is not None and not dropout and weights.dtype.itemsize >= 4 else None
     scores = None
-    if selection in ("high_frequency", "low_frequency"):
-        scores = column_means(query, key, scaling) if exact_map is None else exact_map.mean(dim=(1, 2))
+    if by_columns and exact_map is not None and score_implementation in (None, "map"):
+        scores = exact_map.mean(dim=(1, 2))
+    elif by_columns:
+        scores = column_means_without_map(query, key, scaling, score_implementation)
     elif selection == "cls_attention":
         scores = cls_attention(query, key, scaling) if exact_map is None else exact_map[:, :, 0].mean(dim=1)
     return AttentionResult(output, weights, scores)
 
 
-@torch.no_grad()
-def column_means(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Mean of every column of ``A = softmax(scaling * Q K^T)`` over all heads and all queries.
+def attend_with_log_sum_exp(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, score_implementation: str | None
+) -> AttentionResult | None:
+    """SDPA's output, and scores from the log-sum-exp that it computes on the way; None where another way is better.
 
-    The paper's score is the column mean of ``A_HP = A - 1/N``: the constant does not change the ranking. Computed in
-    float32 or better, head by head, so that one map per image is held at a time; carries no gradient.
-
-    Args:
-        query, key: (batch, heads, tokens, head_dim).
-
-    Returns:
-        (batch, tokens) in float32, or in float64 for float64 input.
+    The choice of SDPA's kernel cannot be compiled, and where the fused kernel runs it needs no log-sum-exp.
     """
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    heads, queries = query.shape[1], query.shape[2]
-    total = torch.zeros((), dtype=dtype, device=query.device)
-    with without_autocast(query.device):
-        for head in range(heads):
-            logits = query[:, head].to(dtype) @ key[:, head].to(dtype).transpose(1, 2) * scaling
-            total = total + logits.softmax(dim=2).sum(dim=1)
-    return total / (heads * queries)
+    if score_implementation is None and (torch.compiler.is_compiling() or column_kernel_serves(query, key)):
+        return None
+    attended = attention_with_log_sum_exp(query, key, value, scaling)
+    if attended is None:
+        return None
+    output, log_sum_exp = attended
+    scores = column_means(query, key, scaling, log_sum_exp, fused=column_kernel_serves(query, key))
+    return AttentionResult(output.transpose(1, 2), None, scores)
 
 
-@torch.no_grad()
-def cls_attention(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention of the first token, averaged over heads: EViT's score.
+def column_means_without_map(query: Tensor, key: Tensor, scaling: float, implementation: str | None) -> Tensor:
+    """Column means by one of ``SCORE_IMPLEMENTATIONS``: the fused kernel where it serves, else blocks.
 
-    Args:
-        query, key: (batch, heads, tokens, head_dim).
-
-    Returns:
-        (batch, tokens) in float32, or in float64 for float64 input.
+    An exported graph holds plain operators, so that it runs where this package is not.
     """
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    with without_autocast(query.device):
-        logits = query[:, :, :1].to(dtype) @ key.to(dtype).transpose(2, 3) * scaling
-    return logits.softmax(dim=3).mean(dim=1).squeeze(1)
+    if implementation is None:
+        implementation = "triton" if column_kernel_serves(query, key) else "blocked"
+        if torch.compiler.is_exporting():
+            implementation = "naive"
+    if implementation == "naive":
+        return naive_column_means(query, key, scaling)
+    if implementation in ("triton", "blocked"):
+        return column_means(query, key, scaling, fused=implementation == "triton")
+    if implementation in SCORE_IMPLEMENTATIONS:
+        raise ValueError(
+            f"score_implementation={implementation!r} needs attention that gives its map in float32 or better, without "
+            "dropout: load the model with attn_implementation='eager'."
+        )
+    raise ValueError(f"score_implementation={implementation!r} must be one of {', '.join(SCORE_IMPLEMENTATIONS)}.")
 
 
 @torch.no_grad()
@@ -148,14 +174,15 @@ def reweight_values(value: Tensor, omega1: Tensor | None, omega2: Tensor | None,
         value: (batch, heads, tokens, head_dim), the last ``num_dc`` tokens being DC tokens.
         omega1, omega2: (heads,), or None for none.
     """
-    change = None
-    if omega1 is not None:
-        change = omega1.to(value.dtype)[:, None, None] * (value - value.mean(dim=2, keepdim=True))
+    if omega1 is None:
+        reweighted = value.clone()
+    else:
+        # Towards the mean by minus omega1: one pass, and a small omega1 keeps its digits in half precision.
+        weight = -omega1.to(value.dtype)[:, None, None]
+        reweighted = torch.lerp(value, value.mean(dim=2, keepdim=True), weight)
     if omega2 is not None and num_dc:
-        dc_change = omega2.to(value.dtype)[:, None, None] * value[:, :, -num_dc:]
-        dc_change = nn.functional.pad(dc_change, (0, 0, value.shape[2] - num_dc, 0))
-        change = dc_change if change is None else change + dc_change
-    return value if change is None else value + change
+        reweighted[:, :, -num_dc:] += omega2.to(value.dtype)[:, None, None] * value[:, :, -num_dc:]
+    return reweighted
 
 
 def append_dc_size(

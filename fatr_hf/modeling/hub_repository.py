@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .configuration_fatr_vit import FATRViTConfig
+from .fused_projections import is_fused
 from .model_card import build_model_card
 
 logger = logging.get_logger(__name__)
@@ -78,7 +79,12 @@ class HubRepositoryMixin(PreTrainedModel):
             model_card: written as README.md. Without one a plain card is written, unless a README.md is there.
             push_to_hub: upload the folder afterwards, to ``repo_id`` (by default the folder's name).
             kwargs: further arguments of ``PreTrainedModel.save_pretrained``, or of ``push_to_hub``.
+
+        Raises:
+            ValueError: a fused model, whose weights have other names.
         """
+        if is_fused(self):
+            raise ValueError("A fused model cannot be saved: save the model that it was made from.")
         hub_names = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr")
         hub_arguments = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
         self.config.validate()  # before the first file is written

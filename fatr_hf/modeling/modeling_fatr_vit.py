@@ -9,7 +9,7 @@ and says where every patch is. At the start of training nothing but the reductio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import (
-    ViTAttention,
     ViTEmbeddings,
     ViTForImageClassification,
     ViTLayer,
@@ -33,9 +32,14 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_fatr_vit import FATRViTConfig
 from .frequency_attention import AttentionResult, append_dc_size, attend, reweight_values, selection_scores
+from .fused_projections import PatchEmbeddings, ProjectingAttention, frozen_linear, fuse_projections, is_fused
 from .hub_repository import HubRepositoryMixin
-from .token_reduction import TokenLayout, dense_layout, reduce_tokens, token_sources
+from .operators import add_residual, reduction_function, token_means
+from .token_reduction import TokenLayout, dense_layout, token_sources
 from .token_schedule import LayerTokens
+
+SMALLEST_GAIN = 0.1
+"""Below this ``1 + omega1`` a head's DC tokens are not amplified by a factor on top of it."""
 
 
 @dataclass
@@ -53,11 +57,18 @@ class FATRViTImageClassifierOutput(ImageClassifierOutput):
 
 
 class FATRViTEmbeddings(ViTEmbeddings):
-    """Stock ViT's embeddings; position embeddings also stretch from and to grids that are not square."""
+    """Stock ViT's embeddings, by a matrix product; positions also stretch from and to grids that are not square."""
 
     def __init__(self, config: FATRViTConfig, use_mask_token: bool = False):
-        super().__init__(config, use_mask_token=use_mask_token)
+        super(ViTEmbeddings, self).__init__()
         self.config = config
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
+        self.patch_embeddings = PatchEmbeddings(config)
+        num_positions = 1 + self.patch_embeddings.num_patches
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.image_size = self.patch_embeddings.image_size
 
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
         """Position embeddings for an image of ``height x width`` pixels, bicubic where its grid is another.
@@ -74,7 +85,7 @@ class FATRViTEmbeddings(ViTEmbeddings):
         return torch.cat([cls_position, image.flatten(2).transpose(1, 2)], dim=1)
 
 
-class FATRViTAttention(ViTAttention):
+class FATRViTAttention(ProjectingAttention):
     """Attention whose heads may amplify high frequencies (omega1) and DC tokens (omega2), and that scores tokens."""
 
     def __init__(self, config: FATRViTConfig, tokens: LayerTokens):
@@ -84,23 +95,25 @@ class FATRViTAttention(ViTAttention):
         has_omega2 = config.reweight_attention and tokens.dc_in > 0
         self.omega1 = nn.Parameter(torch.zeros(heads)) if has_omega1 else None
         self.omega2 = nn.Parameter(torch.zeros(heads)) if has_omega2 else None
+        # In a fused copy these stand for the omegas.
+        self.mean_proj: nn.Linear | None = None
+        self.register_buffer("dc_gain", None, persistent=False)
 
     def forward(
         self, hidden_states: Tensor, layout: TokenLayout, tokens: LayerTokens, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Attention over a sequence (batch, tokens, hidden).
 
         Returns:
             Output (batch, tokens, hidden); the map (batch, heads, tokens, tokens) under eager attention, as it is
-            before re-weighting; attention scores (batch, tokens) in a layer that reduces.
+            before re-weighting; attention scores (batch, tokens) in a layer that reduces; and, in a fused model, what
+            re-weighting adds to the output of every token of an image (batch, hidden).
         """
-        batch_size, length, _ = hidden_states.shape
-        heads = (batch_size, length, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        if tokens.dc_out:
+        query, key, value = self.project(hidden_states)
+        if tokens.dc_out and (self.omega1 is not None or self.omega2 is not None):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
+        if layout.num_dc and self.dc_gain is not None:
+            value[:, :, -layout.num_dc :] *= self.dc_gain
         if layout.num_dc and self.config.dc_size_exponent:
             query, key, value = append_dc_size(
                 query, key, value, layout.dc_counts, self.config.dc_size_exponent, self.scaling
@@ -116,8 +129,35 @@ class FATRViTAttention(ViTAttention):
             dropout=self.attention_dropout if self.training else 0.0,
             **kwargs,
         )
-        output = result.output[..., : self.head_dim].reshape(batch_size, length, -1)
-        return self.o_proj(output), result.weights, result.scores
+        output = self.o_proj(result.output[..., : self.head_dim].flatten(2))
+        shift = None if self.mean_proj is None else self.mean_proj(token_means(hidden_states))
+        return output, result.weights, result.scores, shift
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Besides the projections fuses the omegas: into the value's rows, and into a product with the mean token.
+
+        ``A V'' = A (1 + omega1) V - omega1 mean(V)`` for tokens that are no DC tokens; the second term is the same for
+        every token of an image and goes through the output projection as one vector.
+        """
+        value_weight, value_bias = self.v_proj.weight, self.v_proj.bias
+        super().fuse()
+        assert self.qkv_proj is not None
+        zeros = value_weight.new_zeros(self.num_attention_heads)
+        omega1, omega2 = (zeros if omega is None else omega for omega in (self.omega1, self.omega2))
+        if omega2.any() and (1 + omega1).abs().min() < SMALLEST_GAIN:
+            return  # DC tokens would need a large factor to make up for a gain near zero: leave the omegas as they are
+        self.omega1 = self.omega2 = None
+        if omega2.any():
+            self.dc_gain = 1 + (omega2 / (1 + omega1))[:, None, None]
+        if not omega1.any():
+            return
+        gain = (1 + omega1).repeat_interleave(self.head_dim)
+        self.qkv_proj.weight[-len(gain) :] *= gain[:, None]
+        mixed = -self.o_proj.weight * omega1.repeat_interleave(self.head_dim)
+        self.mean_proj = frozen_linear(mixed @ value_weight, None if value_bias is None else mixed @ value_bias)
+        if self.qkv_proj.bias is not None:
+            self.qkv_proj.bias[-len(gain) :] *= gain
 
 
 class FATRViTReduction(nn.Module):
@@ -131,10 +171,17 @@ class FATRViTReduction(nn.Module):
         self.dc_position_embeddings = nn.Parameter(torch.zeros(shape)) if has_embeddings else None
 
     def forward(
-        self, hidden_states: Tensor, attention_scores: Tensor | None, layout: TokenLayout, tokens: LayerTokens
+        self,
+        hidden_states: Tensor,
+        attention_scores: Tensor | None,
+        layout: TokenLayout,
+        tokens: LayerTokens,
+        implementation: str | None = None,
     ) -> tuple[Tensor, TokenLayout]:
+        """Reduces (batch, tokens, hidden); ``implementation`` is one of ``REDUCTION_IMPLEMENTATIONS``."""
         scores = selection_scores(self.config.selection, attention_scores, hidden_states, layout, tokens.layer)
-        return reduce_tokens(
+        reduce = reduction_function(implementation, hidden_states, self.dc_position_embeddings)
+        return reduce(
             hidden_states, scores, layout, tokens.patches_out, tokens.windows_out, self.dc_position_embeddings
         )
 
@@ -152,13 +199,18 @@ class FATRViTLayer(ViTLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: Tensor, layout: TokenLayout, tokens: LayerTokens, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        layout: TokenLayout,
+        tokens: LayerTokens,
+        reduction_implementation: str | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, TokenLayout]:
         residual = hidden_states
-        hidden_states, _, scores = self.attention(self.layernorm_before(hidden_states), layout, tokens, **kwargs)
-        hidden_states = self.dropout(hidden_states) + residual
+        hidden_states, _, scores, shift = self.attention(self.layernorm_before(hidden_states), layout, tokens, **kwargs)
+        hidden_states = add_residual(residual, self.dropout(hidden_states), shift)
         if tokens.reduces:
-            hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens)
+            hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens, reduction_implementation)
         residual = hidden_states
         hidden_states = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
         return hidden_states + residual, layout
@@ -193,6 +245,7 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
             ValueError: a field that cannot be changed, or a schedule that lacks parameters in this model.
             huggingface_hub.errors.StrictDataclassError: values that the configuration refuses.
         """
+        refuse_fused(self, "set_reduction")
         allowed = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "token_multiple", "dc_size_exponent")
         for name in changes:
             if name not in allowed:
@@ -204,18 +257,37 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
         for name in changes:
             setattr(self.config, name, getattr(config, name))
 
+    def fuse(self) -> Self:
+        """A copy for inference that computes the same with fewer and larger products; other weights are shared.
+
+        Query, key and value come from one projection, into which omega1 goes too; what re-weighting takes off every
+        token of an image is one vector; omegas that are zero cost nothing. The copy is neither trained nor saved, and
+        its reduction is fixed: do all that with this model, and fuse it again.
+
+        Raises:
+            ValueError: a projection that is no plain linear layer (adapters, quantisation), or a fused model.
+        """
+        return fuse_projections(self)
+
     @contextmanager
     def reduction(self, enabled: bool) -> Iterator[None]:
         """Switches the reduction off (or on again) within a ``with`` block: off, the model is a stock ViT.
 
         Re-weighting belongs to the reduction: without DC tokens there is none, as at a keep ratio of 1.
         """
+        refuse_fused(self, "reduction")
         model: Any = self.base_model
         before, model.reduction_enabled = model.reduction_enabled, enabled
         try:
             yield
         finally:
             model.reduction_enabled = before
+
+
+def refuse_fused(model: nn.Module, method: str) -> None:
+    """Raises a ValueError where a method would change a fused model, whose weights hold its reduction."""
+    if is_fused(model):
+        raise ValueError(f"{method}: a fused model is fixed; use the model that it was made from, and fuse that again.")
 
 
 def refuse_lacking_parameters(layer: FATRViTLayer, tokens: LayerTokens, config: FATRViTConfig) -> None:

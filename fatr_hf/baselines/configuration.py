@@ -1,0 +1,94 @@
+"""What the configurations of all rivals share: loading from a stock ViT's, checks, and the token counts."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import ViTConfig
+
+STOCK_MODEL_TYPES = ("vit", "vit_msn")
+"""Model types whose encoder and configuration are ViT's: their checkpoints load as any rival."""
+
+
+@strict
+class BaselineConfig(ViTConfig):
+    """ViT's configuration and the token counts of all layers, which every rival derives from fields of its own."""
+
+    model_type = "fatr_baseline"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        refuse_misspelt(type(self), kwargs)
+        for name in own_fields(type(self)):
+            if isinstance(getattr(self, name), tuple):
+                setattr(self, name, list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, from a stock ViT's configuration too; fields given as arguments are validated.
+
+        Raises:
+            ValueError: the configuration of another architecture, or a misspelt field.
+        """
+        values = dict(config_dict)
+        model_type = values.pop("model_type", cls.model_type)
+        if model_type in STOCK_MODEL_TYPES:
+            values = {name: value for name, value in values.items() if name not in ("architectures", "auto_map")}
+        elif model_type != cls.model_type:
+            raise ValueError(
+                f"A checkpoint of model_type={model_type!r} cannot be loaded with {cls.__name__}: only "
+                f"{', '.join((*STOCK_MODEL_TYPES, cls.model_type))} can."
+            )
+        refuse_misspelt(cls, kwargs)
+        # Part of the dictionary, they pass the constructor's checks; transformers parses dtype on its own.
+        names = {field.name for field in fields(cls)} - {"dtype"}
+        values.update({name: kwargs.pop(name) for name in names if name in kwargs})
+        return super().from_dict(values, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """As in transformers, from a stock ViT's checkpoint too; see ``from_dict``."""
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return cls.from_dict(config_dict, **kwargs)
+
+    def num_input_tokens(self, image_size: int | Iterable[int] | None = None) -> int:
+        """Tokens that enter the first layer, CLS and patches, for height and width in pixels (one number for both)."""
+        height, width = as_pair(self.image_size if image_size is None else image_size)
+        patch_height, patch_width = as_pair(self.patch_size)
+        return 1 + (height // patch_height) * (width // patch_width)
+
+    def tokens_per_layer(self, image_size: int | Iterable[int] | None = None) -> list[int]:
+        """Tokens that leave each layer, CLS included.
+
+        Args:
+            image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
+        """
+        raise NotImplementedError
+
+
+def own_fields(cls: type[ViTConfig]) -> set[str]:
+    """Names of the fields that a configuration adds to stock ViT's."""
+    return {field.name for field in fields(cls)} - {field.name for field in fields(ViTConfig)}
+
+
+def refuse_misspelt(cls: type[ViTConfig], kwargs: dict[str, Any]) -> None:
+    """Raises a ValueError for an unknown argument that looks like one of the rival's own fields."""
+    own = own_fields(cls)
+    for name in kwargs.keys() - own:
+        close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+        if close:
+            raise ValueError(f"{cls.__name__} has no field {name!r}: did you mean {close[0]!r}?")
+
+
+def as_pair(size: int | Iterable[int]) -> tuple[int, int]:
+    """Height and width of a size that is given as one number or as both."""
+    height, width = size if isinstance(size, Iterable) else (size, size)
+    return height, width
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,245 @@
+"""The command line `fatr-hf`: reads options, calls the package, prints."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from huggingface_hub.errors import StrictDataclassError
+
+from .benchmark.compare import OutOfMemory, compare, default_protocol
+from .benchmark.contestants import KINDS, require_known
+from .benchmark.machine import choose_device, describe_machine
+from .benchmark.plot import FORMATS, plot_throughput, require_plot
+from .benchmark.report import closing_text, comparison_table, report_text
+from .benchmark.results import Report
+from .benchmark.settings import DTYPES, EXECUTIONS, SIZES, TASKS, Setting, default_setting, parse_size, require_support
+from .benchmark.suites import CONTESTANTS, SUITE, Case, cases_for, choose_cases, targets_table
+from .benchmark.timing import cpu_threads
+from .benchmark.token_multiple import suggestion_text
+from .benchmark.token_times import suggest_multiple
+
+Value = TypeVar("Value")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback()
+def main() -> None:
+    """Frequency-aware token reduction for Hugging Face vision transformers."""
+
+
+BENCH_HELP = """
+Times FATR, the stock model and the rivals in turn, and prints a table for each setting.
+
+Several values of an option are separated by commas; every combination of batch size, dtype, execution and task is
+measured.
+
+\b
+  fatr-hf bench
+  fatr-hf bench --size S --batch-size 1,8,32 --plot throughput.svg --json results.json
+  fatr-hf bench --batch-size 1 --execution eager,cudagraphs --contestants stock,fatr,evit
+  fatr-hf bench --size B --task training --batch-size 128 --dtype bfloat16
+  fatr-hf bench --suite targets --json targets.json
+  fatr-hf bench --suggest-multiple
+  fatr-hf bench --load results.json --plot throughput.png
+"""
+
+
+def option(words: str, *names: str, least: int | None = None) -> Any:
+    """An option with its help, the names it does not get from its argument, and the least number that it takes."""
+    return typer.Option(*names, help=words, show_default=False, min=least)
+
+
+@app.command(help=BENCH_HELP)
+def bench(
+    size: Annotated[str | None, option(f"{', '.join(SIZES)} or width/heads/layers. [B on a GPU, else S]")] = None,
+    image_size: Annotated[int | None, option("Height and width in pixels. [224]", least=1)] = None,
+    patch_size: Annotated[int | None, option("Likewise. [16; H: 14]", least=1)] = None,
+    batch_size: Annotated[str | None, option("Images at a time, one or several numbers. [GPU: 256, else 8]")] = None,
+    dtype: Annotated[str | None, option(f"{', '.join(DTYPES)}. [GPU: bfloat16, else float32]")] = None,
+    execution: Annotated[str | None, option(f"{', '.join(EXECUTIONS)}. [eager]")] = None,
+    task: Annotated[str | None, option(f"{', '.join(TASKS)}. [inference]")] = None,
+    keep_ratio: Annotated[str | None, option("One, or one for each reduction layer. [0.7]")] = None,
+    reduction_layers: Annotated[str | None, option("Counted from 0. [quarter, half, three quarters]")] = None,
+    dc_windows: Annotated[str | None, option("One, or one for each reduction layer. [2, then 1]")] = None,
+    token_multiple: Annotated[int | None, option("Reduced sequences are multiples of it. [1]", least=1)] = None,
+    score_implementation: Annotated[str | None, option("What computes FATR's scores. [the model's choice]")] = None,
+    fuse: Annotated[bool, option("Inference by fused copies of all but the stock model. [yes]")] = True,
+    contestants: Annotated[str | None, option(f"{', '.join(KINDS)}. [all; for a suite those it needs]")] = None,
+    rounds: Annotated[int | None, option("Rounds that count. [GPU: 30, else 8]", least=1)] = None,
+    warmup: Annotated[int | None, option("Rounds before them. [GPU: 10, else 1]", least=0)] = None,
+    threads: Annotated[int | None, option("CPU threads. [torch's choice]", least=1)] = None,
+    device: Annotated[str | None, option("Such as cuda:1 or cpu. [cuda, where there is one]")] = None,
+    seed: Annotated[int, option("Of weights and images. [0]")] = 0,
+    suite: Annotated[str | None, option(f"{SUITE}: the project's settings for this device and their targets.")] = None,
+    case: Annotated[str | None, option("Cases of the suite. [all]")] = None,
+    suggest: Annotated[bool, option("Say which token_multiple suits this device.", "--suggest-multiple")] = False,
+    json: Annotated[Path | None, option("File for everything that was measured.")] = None,
+    markdown: Annotated[Path | None, option("File for the tables.")] = None,
+    plot: Annotated[Path | None, option(f"File for throughput over batch size ({', '.join(FORMATS)}).")] = None,
+    load: Annotated[Path | None, option("Measure nothing; print what an earlier --json wrote.")] = None,
+) -> None:
+    """Reads the options, measures and prints."""
+    with refusals():
+        require_outputs(json, markdown, plot)
+        model = {"size": size, "image_size": image_size, "patch_size": patch_size}
+        conditions = {"batch_size": batch_size, "dtype": dtype, "execution": execution, "task": task}
+        reduction: dict[str, Any] = {
+            "keep_ratio": numbers("keep ratio", keep_ratio, float),
+            "dc_windows": numbers("DC windows", dc_windows, int),
+            "reduction_layers": separated("reduction layers", reduction_layers, int) or None,
+            "token_multiple": token_multiple,
+        }
+        if suite is not None and any(value is not None for value in (model | conditions | reduction).values()):
+            raise ValueError("A suite fixes model, conditions and reduction: leave their options out.")
+        if load is not None:
+            report = Report.from_json(load.read_text())
+            cases = chosen_cases(suite, case, str(report.machine["device_type"]))
+            write_outputs(report, cases, json, markdown, plot)
+            typer.echo(report_text(report, targets_table(cases, report.comparisons)))
+            return
+        where = choose_device(device)
+        cases = chosen_cases(suite, case, where.type)
+        settings = [each.setting for each in cases] or combinations(where, model, conditions)
+        given = {name: value for name, value in reduction.items() if value is not None}
+        given |= {"fuse": fuse, "seed": seed, "score_implementation": score_implementation}
+        settings = [replace(setting, **given) for setting in settings]
+        cases = [replace(each, setting=setting) for each, setting in zip(cases, settings, strict=False)]
+        names = separated("contestants", contestants, str) or (CONTESTANTS if cases else tuple(KINDS))
+        require_measurable(settings, names, where)
+        protocol = default_protocol(where)
+        protocol = replace(
+            protocol,
+            rounds=protocol.rounds if rounds is None else rounds,
+            warmup=protocol.warmup if warmup is None else warmup,
+        )
+    with cpu_threads(threads):
+        if suggest:
+            for setting in settings:
+                typer.echo(f"## {setting.label}\n\n{suggestion_text(suggest_multiple(setting, where, protocol))}")
+            return
+        report, complete = Report(describe_machine(where), protocol.rounds, protocol.warmup), True
+        for setting in settings:
+            typer.echo(f"Measuring {setting.label} ...", err=True)
+            try:
+                comparison = compare(setting, names, where, protocol)
+            except (OutOfMemory, ValueError) as error:
+                typer.echo(f"Error: {error}", err=True)
+                complete = False
+                continue
+            typer.echo(comparison_table(comparison))
+            report = replace(report, comparisons=(*report.comparisons, comparison))
+            # After every setting, so that what was measured is kept whatever happens to the rest.
+            write_outputs(report, cases, json, markdown, plot)
+        typer.echo(closing_text(report, targets_table(cases, report.comparisons)))
+    if not complete:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Ends the program with what is wrong with the options, if anything is within the ``with`` block."""
+    try:
+        yield
+    except (ImportError, OSError, StrictDataclassError, ValueError) as error:
+        # A configuration's refusal is wrapped in a line that names the check, not the option.
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        typer.echo(f"Error: {reason or error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def separated(what: str, text: str | None, kind: Callable[[str], Value]) -> tuple[Value, ...]:
+    """The values of an option that takes several; none where it is not given.
+
+    Raises:
+        ValueError: a value of another kind.
+    """
+    try:
+        return () if text is None else tuple(kind(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no list of {what}: separate numbers by commas.") from error
+
+
+def numbers(what: str, text: str | None, kind: Callable[[str], Value]) -> Value | tuple[Value, ...] | None:
+    """One value, or one for each reduction layer; None where the option is not given."""
+    values = separated(what, text, kind)
+    return values[0] if len(values) == 1 else values or None
+
+
+def combinations(device: torch.device, model: Mapping[str, Any], conditions: Mapping[str, str | None]) -> list[Setting]:
+    """Every combination of the conditions, each by default the device's.
+
+    Raises:
+        ValueError: an unknown size or condition.
+    """
+    default = default_setting(device)
+    size = default.size if model["size"] is None else parse_size(model["size"])
+    pixels = {name: model[name] for name in ("image_size", "patch_size") if model[name] is not None}
+    size = replace(size, **pixels)
+    batch_sizes = separated("batch sizes", conditions["batch_size"], int) or (default.batch_size,)
+    names = ("dtype", "execution", "task")
+    choices = [separated(name, conditions[name], str) or (getattr(default, name),) for name in names]
+    return [
+        Setting(size, batch_size, **dict(zip(names, values, strict=True)))
+        for *values, batch_size in product(*choices, batch_sizes)
+    ]
+
+
+def chosen_cases(suite: str | None, names: str | None, device_type: str) -> list[Case]:
+    """The cases of a suite, none without one.
+
+    Raises:
+        ValueError: an unknown suite or case.
+    """
+    if suite is None and names is None:
+        return []
+    if suite not in (None, SUITE):
+        raise ValueError(f"Unknown suite {suite!r}: there is {SUITE}.")
+    return choose_cases(cases_for(device_type), separated("cases", names, str))
+
+
+def require_measurable(settings: Sequence[Setting], names: Sequence[str], device: torch.device) -> None:
+    """Checks everything that can be checked before the first setting is measured.
+
+    Raises:
+        ValueError, huggingface_hub.errors.StrictDataclassError: what cannot be measured.
+    """
+    require_known(names)
+    for setting in settings:
+        require_support(setting, device)
+        setting.fatr_config()
+
+
+def require_outputs(json: Path | None, markdown: Path | None, plot: Path | None) -> None:
+    """Checks that results can be written.
+
+    Raises:
+        ValueError: a folder that does not exist, or a plot of an unknown format.
+        ImportError: a plot without matplotlib.
+    """
+    if plot is not None:
+        require_plot(plot)
+    for path in (json, markdown, plot):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: there is no folder {path.parent}.")
+
+
+def write_outputs(
+    report: Report, cases: Sequence[Case], json: Path | None, markdown: Path | None, plot: Path | None
+) -> None:
+    """Writes the files that were asked for."""
+    if json is not None:
+        json.write_text(report.to_json())
+    if markdown is not None:
+        markdown.write_text(report_text(report, targets_table(cases, report.comparisons)))
+    if plot is not None:
+        plot_throughput(report.comparisons, plot)
+
+
+if __name__ == "__main__":
+    app()

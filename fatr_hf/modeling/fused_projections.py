@@ -1,0 +1,106 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""ViT's projections in fewer and larger matrix products, with the stock model's parameters.
+
+Patches that do not overlap are projected by one matrix product instead of a convolution. For inference a copy of a
+model can also hold query, key and value projections as one (``fuse_projections``).
+"""
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers.models.vit.modeling_vit import ViTAttention, ViTPatchEmbeddings
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a module computes what its class says from its own weights.
+
+    Adapters and quantised layers are other classes; accelerate's offloading brings the weights in a hook.
+    """
+    return type(module) is cls and not hasattr(module, "_hf_hook")
+
+
+class PatchEmbeddings(ViTPatchEmbeddings):
+    """ViT's patch embedding as one matrix product: the convolution's weights, (hidden, channels, height, width)."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Embeds pixels (batch, channels, height, width) as (batch, patches, hidden), patches row by row."""
+        if not is_plain(self.projection, nn.Conv2d) or pixel_values.shape[1] != self.num_channels:
+            return super().forward(pixel_values)
+        height, width = self.projection.kernel_size
+        rows, columns = pixel_values.shape[2] // height, pixel_values.shape[3] // width
+        image = pixel_values[:, :, : rows * height, : columns * width]
+        patches = image.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5)
+        weight = self.projection.weight.flatten(1)
+        return nn.functional.linear(patches.flatten(3).flatten(1, 2), weight, self.projection.bias)
+
+
+class ProjectingAttention(ViTAttention):
+    """ViT's attention with its projections apart from the rest, three of them or, in a fused copy, one."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.qkv_proj: nn.Linear | None = None
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each (batch, heads, tokens, head_dim), of (batch, tokens, hidden)."""
+        heads = (self.num_attention_heads, self.head_dim)
+        if self.qkv_proj is None:
+            parts = [projection(hidden_states) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+            query, key, value = (part.unflatten(2, heads).transpose(1, 2) for part in parts)
+            return query, key, value
+        if self.training:
+            raise ValueError(
+                "A fused model is for inference: train the model that it was made from, and fuse it again."
+            )
+        packed = self.qkv_proj(hidden_states).unflatten(2, (3, *heads)).transpose(1, 3)
+        return packed[:, :, 0], packed[:, :, 1], packed[:, :, 2]
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Puts one projection in the place of three; only ever on a copy (see ``fuse_projections``)."""
+        parts = [self.q_proj, self.k_proj, self.v_proj]
+        for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
+            if not is_plain(part, nn.Linear):
+                raise ValueError(
+                    f"{name} is {type(part).__name__}, not a plain Linear layer: merge adapters, and fuse before the "
+                    "model is quantised or offloaded."
+                )
+            delattr(self, name)
+        weight = torch.cat([part.weight for part in parts])
+        bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+        self.qkv_proj = frozen_linear(weight, bias)
+
+
+def frozen_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer of given weight (out, in) and bias (out,) that is not trained."""
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether a model is a copy that ``fuse_projections`` made."""
+    return any(module.qkv_proj is not None for module in model.modules() if isinstance(module, ProjectingAttention))
+
+
+def fuse_projections(model: Model) -> Model:
+    """A copy of a model for inference in which every ``ProjectingAttention`` is fused; other weights are shared.
+
+    Raises:
+        ValueError: a projection that is no plain linear layer, or a model that is fused already.
+    """
+    if is_fused(model):
+        raise ValueError("This model is fused already.")
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    fused = copy.deepcopy(model, shared).eval()
+    for module in fused.modules():
+        if isinstance(module, ProjectingAttention):
+            module.fuse()
+    return fused

@@ -1,0 +1,237 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Fused kernels as PyTorch operators: torch.compile, CUDA graphs and autograd see each of them as one step.
+
+The same files may be executed several times in one process, as the package and as code that came with a checkpoint.
+Operators are global, so their namespace is a hash of the files that they run: equal files share their operators, and
+different versions never call each other's.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from .attention_scores import blocked_column_means
+from .kernels_triton import HAS_TRITON
+from .kernels_triton import add_residual as add_residual_kernel
+from .kernels_triton import column_means as column_means_kernel
+from .kernels_triton import reduce_tokens as reduce_tokens_kernel
+from .kernels_triton import reduce_tokens_backward as reduce_tokens_backward_kernel
+from .kernels_triton import token_means as token_means_kernel
+from .token_reduction import TokenLayout, reduce_tokens
+
+SOURCES = ("attention_scores.py", "kernels_triton.py", "operators.py")
+CODE = b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES)
+NAMESPACE = f"fatr_{hashlib.sha256(CODE).hexdigest()[:16]}"
+OPERATORS: Any = getattr(torch.ops, NAMESPACE)
+
+REDUCTION_IMPLEMENTATIONS = ("plain", "triton")
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def kernels_serve(*tensors: Tensor) -> bool:
+    """Whether the fused kernels take these tensors: all on a GPU, in float32 or a half precision."""
+    return HAS_TRITON and all(tensor.device.type == "cuda" and tensor.dtype in KERNEL_DTYPES for tensor in tensors)
+
+
+def column_kernel_serves(query: Tensor, key: Tensor) -> bool:
+    """Whether the fused kernel of the column means takes these queries and keys (batch, heads, tokens, head_dim)."""
+    head_dim = query.shape[3]
+    return kernels_serve(query, key) and head_dim % 8 == 0 and head_dim <= 128
+
+
+def column_means(
+    query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None = None, *, fused: bool
+) -> Tensor:
+    """Column means of the attention map (see ``attention_scores.py``), by the fused kernel or by blocks.
+
+    Args:
+        query, key: (batch, heads, tokens, head_dim); the fused kernel takes ``KERNEL_DTYPES`` and head dimensions that
+            are multiples of 8 up to 128.
+        log_sum_exp: (batch, heads, tokens) of the scaled logits, where it is known.
+
+    Returns:
+        (batch, tokens) in float32, or in float64 for float64 input; without gradient.
+    """
+    return OPERATORS.column_means(query.detach(), key.detach(), scaling, log_sum_exp, fused)
+
+
+def fused_reduce_tokens(
+    hidden_states: Tensor,
+    scores: Tensor,
+    layout: TokenLayout,
+    keep: int,
+    windows: int,
+    dc_position_embeddings: Tensor | None = None,
+) -> tuple[Tensor, TokenLayout]:
+    """``token_reduction.reduce_tokens`` in one kernel, and one more backward; same arguments and results."""
+    reduced, positions, dc_counts, _ = OPERATORS.reduce_tokens(
+        hidden_states,
+        scores,
+        layout.positions,
+        layout.dc_counts,
+        *layout.grid,
+        layout.num_prefix,
+        layout.windows,
+        keep,
+        windows,
+        dc_position_embeddings,
+    )
+    return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
+
+
+def reduction_function(
+    implementation: str | None, hidden_states: Tensor, dc_position_embeddings: Tensor | None
+) -> Callable[..., tuple[Tensor, TokenLayout]]:
+    """One of ``REDUCTION_IMPLEMENTATIONS``: as named, or the fused kernel where it serves.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if implementation is None:
+        tensors = (hidden_states,) if dc_position_embeddings is None else (hidden_states, dc_position_embeddings)
+        same_dtype = all(tensor.dtype == hidden_states.dtype for tensor in tensors)
+        fused = same_dtype and kernels_serve(*tensors) and not torch.compiler.is_exporting()
+        implementation = "triton" if fused else "plain"
+    if implementation not in REDUCTION_IMPLEMENTATIONS:
+        raise ValueError(
+            f"reduction_implementation={implementation!r} must be one of {', '.join(REDUCTION_IMPLEMENTATIONS)}."
+        )
+    return fused_reduce_tokens if implementation == "triton" else reduce_tokens
+
+
+def fuses_elementwise(*tensors: Tensor) -> bool:
+    """Whether a kernel of ours is to do what torch.compile does by itself: eager inference on a GPU."""
+    return kernels_serve(*tensors) and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+
+
+def token_means(hidden_states: Tensor) -> Tensor:
+    """Mean over the tokens of (batch, tokens, hidden): (batch, hidden)."""
+    return OPERATORS.token_means(hidden_states) if fuses_elementwise(hidden_states) else hidden_states.mean(dim=1)
+
+
+def add_residual(residual: Tensor, update: Tensor, vector: Tensor | None) -> Tensor:
+    """``residual + update``, and ``vector`` (batch, hidden) for every token where there is one.
+
+    Args:
+        residual, update: (batch, tokens, hidden).
+    """
+    if vector is None:
+        return residual + update
+    if fuses_elementwise(residual, update, vector):
+        return OPERATORS.add_residual(residual, update, vector)
+    return (residual + update).add_(vector[:, None])
+
+
+def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> str:
+    """Defines one operator for all devices and says its qualified name."""
+    name = f"{NAMESPACE}::{schema.split('(')[0]}"
+    torch.library.define(name, schema[schema.index("(") :])
+    torch.library.impl(name, "default", implementation)
+    torch.library.register_fake(name, fake)
+    return name
+
+
+def define_column_means() -> None:
+    """Defines the scores' operator; its multiply-accumulates are those of ``Q K^T``."""
+
+    def run(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None, fused: bool) -> Tensor:
+        return (column_means_kernel if fused else blocked_column_means)(query, key, scaling, log_sum_exp)
+
+    def fake(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None, fused: bool) -> Tensor:
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        return query.new_empty(query.shape[0], key.shape[2], dtype=dtype)
+
+    define(
+        "column_means(Tensor query, Tensor key, float scaling, Tensor? log_sum_exp, bool fused) -> Tensor", run, fake
+    )
+
+    @register_flop_formula(OPERATORS.column_means)
+    def flops(query: Any, key: Any, *arguments: Any, **options: Any) -> int:
+        batch, heads, queries, head_dim = query
+        return 2 * batch * heads * queries * key[2] * head_dim
+
+
+def define_reduce_tokens() -> None:
+    """Defines the reduction's operators, forward and backward."""
+
+    def run(
+        hidden_states: Tensor, scores: Tensor, positions: Tensor, dc_counts: Tensor, rows: int, columns: int, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return reduce_tokens_kernel(hidden_states, scores, positions, dc_counts, (rows, columns), *rest)
+
+    def fake(
+        hidden_states: Tensor,
+        scores: Tensor,
+        positions: Tensor,
+        dc_counts: Tensor,
+        rows: int,
+        columns: int,
+        num_prefix: int,
+        old_windows: int,
+        keep: int,
+        windows: int,
+        dc_position_embeddings: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        batch, tokens, hidden = hidden_states.shape
+        return (
+            hidden_states.new_empty(batch, num_prefix + keep + windows**2, hidden),
+            positions.new_empty(batch, keep),
+            dc_counts.new_empty(batch, windows**2),
+            positions.new_empty(batch, tokens, dtype=torch.int32),
+        )
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, _, dc_counts, _, _, ctx.num_prefix, ctx.old_windows, ctx.keep, ctx.windows, embeddings = inputs
+        ctx.has_embeddings = embeddings is not None
+        ctx.save_for_backward(output[3], dc_counts, output[2])
+
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        destinations, dc_counts, new_dc_counts = ctx.saved_tensors
+        grad_hidden = OPERATORS.reduce_tokens_backward(
+            grad, destinations, dc_counts, new_dc_counts, ctx.num_prefix, ctx.old_windows, ctx.keep, ctx.windows
+        )
+        grad_embeddings = grad[:, -(ctx.windows**2) :].sum(dim=0) if ctx.has_embeddings else None
+        return grad_hidden, *[None] * 9, grad_embeddings
+
+    def backward_fake(grad: Tensor, destinations: Tensor, *_: Any) -> Tensor:
+        return grad.new_empty(*destinations.shape, grad.shape[2])
+
+    define(
+        "reduce_tokens_backward(Tensor grad, Tensor destinations, Tensor dc_counts, Tensor new_dc_counts, "
+        "int num_prefix, int old_windows, int keep, int windows) -> Tensor",
+        reduce_tokens_backward_kernel,
+        backward_fake,
+    )
+    name = define(
+        "reduce_tokens(Tensor hidden_states, Tensor scores, Tensor positions, Tensor dc_counts, int rows, "
+        "int columns, int num_prefix, int old_windows, int keep, int windows, "
+        "Tensor? dc_position_embeddings) -> (Tensor, Tensor, Tensor, Tensor)",
+        run,
+        fake,
+    )
+    torch.library.register_autograd(name, backward, setup_context=save)
+
+
+def define_reweighting() -> None:
+    """Defines what re-weighting needs in a fused model: a mean, and a sum of three."""
+
+    def means_fake(hidden_states: Tensor) -> Tensor:
+        return hidden_states.new_empty(hidden_states.shape[0], hidden_states.shape[2])
+
+    def add_fake(residual: Tensor, update: Tensor, vector: Tensor) -> Tensor:
+        return torch.empty_like(residual)
+
+    define("token_means(Tensor hidden_states) -> Tensor", token_means_kernel, means_fake)
+    define("add_residual(Tensor residual, Tensor update, Tensor vector) -> Tensor", add_residual_kernel, add_fake)
+
+
+if not hasattr(OPERATORS, "column_means"):
+    define_column_means()
+    define_reduce_tokens()
+    define_reweighting()

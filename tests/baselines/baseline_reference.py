@@ -1,0 +1,122 @@
+"""The rivals once more, slowly: float64, one image at a time, explicit maps, tokens chosen and merged in loops.
+
+Written from the papers (EViT arXiv 2202.07800, ToMe arXiv 2210.09461); no function of the package is called. Every
+forward takes a model's weights and a ``reduce`` that is told the layer, the residual stream, the maps and the keys.
+"""
+
+import math
+
+import torch
+
+
+def split(tokens, heads):
+    """(tokens, hidden) as a list of (tokens, head_dim), one for each head."""
+    return list(tokens.chunk(heads, dim=1))
+
+
+def forward_image(model, image, reduce, sizes_count=False):
+    """Logits of one image (channels, height, width).
+
+    Args:
+        reduce: (layer, tokens, maps, keys, sizes) -> (tokens, sizes); maps and keys are lists over heads, sizes a
+            list of the patches behind every token.
+        sizes_count: whether logits towards a token are raised by the logarithm of its size.
+    """
+    weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
+    config = model.config
+
+    def linear(name, tokens):
+        return tokens @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(name, tokens):
+        centred = tokens - tokens.mean(dim=1, keepdim=True)
+        variance = centred.square().mean(dim=1, keepdim=True)
+        return centred / (variance + config.layer_norm_eps).sqrt() * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    size, heads = config.patch_size, config.num_attention_heads
+    kernel = weights["vit.embeddings.patch_embeddings.projection.weight"].flatten(1)
+    bias = weights["vit.embeddings.patch_embeddings.projection.bias"]
+    tokens = [weights["vit.embeddings.cls_token"][0, 0]]
+    for top in range(0, image.shape[1], size):
+        for left in range(0, image.shape[2], size):
+            patch = image[:, top : top + size, left : left + size].double()
+            tokens.append(kernel @ patch.flatten() + bias)
+    tokens = torch.stack(tokens) + weights["vit.embeddings.position_embeddings"][0]
+    sizes = [1] * len(tokens)
+    for layer in range(config.num_hidden_layers):
+        name = f"vit.layers.{layer}"
+        normed = norm(f"{name}.layernorm_before", tokens)
+        queries, keys, values = (split(linear(f"{name}.attention.{part}_proj", normed), heads) for part in "qkv")
+        maps, outputs = [], []
+        for query, key, value in zip(queries, keys, values, strict=True):
+            logits = query @ key.T / math.sqrt(query.shape[1])
+            if sizes_count:
+                logits = logits + torch.tensor(sizes, dtype=torch.float64).log()
+            maps.append(logits.softmax(dim=1))
+            outputs.append(maps[-1] @ value)
+        tokens = tokens + linear(f"{name}.attention.o_proj", torch.cat(outputs, dim=1))
+        tokens, sizes = reduce(layer, tokens, maps, keys, sizes)
+        inner = linear(f"{name}.mlp.fc1", norm(f"{name}.layernorm_after", tokens))
+        tokens = tokens + linear(f"{name}.mlp.fc2", inner * (1 + torch.erf(inner / math.sqrt(2))) / 2)
+    return linear("classifier", norm("vit.layernorm", tokens)[:1])[0]
+
+
+def reference_logits(model, pixel_values, reduce, sizes_count=False):
+    return torch.stack([forward_image(model, image, reduce, sizes_count) for image in pixel_values])
+
+
+def truncate(tokens_out):
+    def reduce(layer, tokens, maps, keys, sizes):
+        return torch.stack([tokens[place] for place in range(tokens_out[layer])]), sizes
+
+    return reduce
+
+
+def reorganize(keep_ratios, fuse=True):
+    """EViT; ``keep_ratios`` maps layers to ratios given as (numerator, denominator)."""
+
+    def reduce(layer, tokens, maps, keys, sizes):
+        if layer not in keep_ratios:
+            return tokens, sizes
+        numerator, denominator = keep_ratios[layer]
+        candidates = range(1, len(tokens))
+        attention = {place: sum(float(head[0, place]) for head in maps) / len(maps) for place in candidates}
+        kept_count = -(-len(candidates) * numerator // denominator)
+        ranked = sorted(candidates, key=lambda place: -attention[place])
+        new = [tokens[0], *(tokens[place] for place in sorted(ranked[:kept_count]))]
+        if fuse:
+            new.append(sum(attention[place] * tokens[place] for place in ranked[kept_count:]))
+        return torch.stack(new), sizes
+
+    return reduce
+
+
+def merge(merges_per_layer):
+    """ToMe; the number of merges in every layer. Without any the order of the tokens stays, too."""
+
+    def reduce(layer, tokens, maps, keys, sizes):
+        if not merges_per_layer[layer]:
+            return tokens, sizes
+        mean_keys = sum(keys) / len(keys)
+        set_a, set_b = list(range(0, len(tokens), 2)), list(range(1, len(tokens), 2))
+        edges = []
+        for source in set_a[1:]:
+            cosines = [
+                float(mean_keys[source] @ mean_keys[target] / mean_keys[source].norm() / mean_keys[target].norm())
+                for target in set_b
+            ]
+            edges.append((max(cosines), source, set_b[cosines.index(max(cosines))]))
+        edges.sort(key=lambda edge: -edge[0])
+        groups = {target: [target] for target in set_b}
+        for _, source, target in edges[: merges_per_layer[layer]]:
+            groups[target].append(source)
+            set_a.remove(source)
+        new = [tokens[place] for place in set_a]
+        new_sizes = [sizes[place] for place in set_a]
+        for target in set_b:
+            total = sum(sizes[place] for place in groups[target])
+            new.append(sum(sizes[place] * tokens[place] for place in groups[target]) / total)
+            new_sizes.append(total)
+        return torch.stack(new), new_sizes
+
+    return reduce

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from baseline_reference import reference_logits, reorganize
+from huggingface_hub.errors import StrictDataclassError
+
+from fatr_hf.baselines import EViTConfig, EViTForImageClassification
+from fatr_hf.baselines.evit import reorganize_tokens
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("fuse", [True, False], ids=["fuse", "drop"])
+def test_logits_are_the_references(make_rival, pixel_values, attention, fuse):
+    model = make_rival("evit", reduction_layers=[0, 2, 3], keep_ratio=[0.7, 0.5, 0.25], fuse_inattentive=fuse)
+    model.set_attn_implementation(attention)
+    expected = reference_logits(model, pixel_values, reorganize({0: (7, 10), 2: (1, 2), 3: (1, 4)}, fuse))
+    torch.testing.assert_close(model(pixel_values).logits.double(), expected, atol=1e-4, rtol=1e-4)
+    if attention == "sdpa":  # stock eager attention takes its softmax in float32
+        torch.testing.assert_close(model.double()(pixel_values.double()).logits, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_reorganizing_by_hand():
+    tokens = torch.tensor([[[1.0, 1.0], [2.0, 0.0], [0.0, 4.0], [3.0, 3.0], [8.0, 0.0]]])
+    attention = torch.tensor([[0.5, 0.1, 0.25, 0.025, 0.125]])
+    fused = [2 * 0.1 + 3 * 0.025, 3 * 0.025]
+    expected = torch.tensor([[[1.0, 1.0], [0.0, 4.0], [8.0, 0.0], fused]])
+    torch.testing.assert_close(reorganize_tokens(tokens, attention, 2, True), expected)
+    torch.testing.assert_close(reorganize_tokens(tokens, attention, 2, False), expected[:, :3])
+
+
+def test_equal_attention_keeps_the_first():
+    tokens = torch.arange(7.0)[None, :, None]
+    kept = reorganize_tokens(tokens, torch.full((1, 7), 1 / 7), 3, False)
+    assert kept.flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_keeping_everything_is_stock(make_rival, sharp_stock, pixel_values):
+    model = make_rival("evit", keep_ratio=1)
+    model.load_state_dict(sharp_stock.state_dict())
+    torch.testing.assert_close(model(pixel_values).logits, sharp_stock(pixel_values).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_token_counts():
+    config = EViTConfig()
+    assert config.reduction_layers == [3, 6, 9]
+    assert config.tokens_per_layer() == [197] * 3 + [140] * 3 + [100] * 3 + [72] * 3
+    assert EViTConfig(fuse_inattentive=False).tokens_per_layer()[3::3] == [139, 98, 69]
+    assert config.tokens_per_layer((224, 112))[3] == 1 + 69 + 1
+    # 98 * 0.5 is 49 patches exactly; 100 * 0.55 is 55 but for the rounding of floats.
+    assert EViTConfig(image_size=160, keep_ratio=0.55).tokens_per_layer()[3] == 1 + 55 + 1
+    # One token alone is not fused.
+    assert EViTConfig(keep_ratio=0.99).tokens_per_layer() == [197] * 12
+
+
+@pytest.mark.parametrize(("keep_ratio", "macs"), [(0.9, 4.0), (0.8, 3.5), (0.7, 3.0), (0.6, 2.6), (0.5, 2.3)])
+def test_multiply_accumulates_are_the_papers(count_macs, keep_ratio, macs):
+    """Table of EViT-DeiT-S, with fusion."""
+    fields = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_labels": 1000}
+    assert count_macs(EViTForImageClassification, EViTConfig(**fields, keep_ratio=keep_ratio)) / 1e9 == pytest.approx(
+        macs, abs=0.06
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep_ratio": 0.0}, r"keep_ratio=0\.0 must lie in \(0, 1\]"),
+        ({"keep_ratio": [0.5, 1.5, 0.5]}, r"keep_ratio=\[0\.5, 1\.5, 0\.5\] must lie in \(0, 1\]; 1\.5 does not"),
+        ({"keep_ratio": [0.5]}, r"keep_ratio=\[0\.5\] has 1 entries, but there are 3"),
+        ({"reduction_layers": [3, 3]}, r"reduction_layers=\[3, 3\] must be strictly increasing integers from 0 to 11"),
+        ({"reduction_layers": [12]}, r"reduction_layers=\[12\] must be strictly increasing"),
+        ({"fuse_inattentive": "yes"}, "fuse_inattentive"),
+    ],
+)
+def test_bad_fields_are_refused(fields, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        EViTConfig(**fields)

@@ -1,0 +1,61 @@
+import gc
+from functools import partial
+
+import pytest
+import torch
+
+from fatr_hf.benchmark import Timing, time_in_turn
+from fatr_hf.benchmark.timing import cpu_threads
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+@pytest.fixture
+def tasks(calls):
+    return {name: partial(calls.append, name) for name in "abc"}
+
+
+def test_rounds_are_interleaved_and_every_other_one_is_reversed(tasks, calls, cpu):
+    timings = time_in_turn(tasks, cpu, rounds=2, warmup=1)
+    assert "".join(calls) == "cba" + "abc" + "cba"
+    assert {name: len(timing.samples) for name, timing in timings.items()} == {"a": 2, "b": 2, "c": 2}
+    assert all(timing.median > 0 for timing in timings.values())
+
+
+def test_short_tasks_are_called_as_often_as_a_sample_takes(tasks, calls, cpu, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock) / 1000)  # every task takes a millisecond
+    timings = time_in_turn({"a": tasks["a"]}, cpu, rounds=2, warmup=1, sample_milliseconds=5.0)
+    assert len(calls) == 1 + 2 * 5
+    assert timings["a"].samples == pytest.approx((0.2, 0.2))
+
+
+def test_garbage_is_not_collected_meanwhile(cpu):
+    enabled = []
+    time_in_turn({"a": lambda: enabled.append(gc.isenabled())}, cpu, rounds=1, warmup=0)
+    assert enabled == [False]
+    assert gc.isenabled()
+
+
+def test_median_and_interquartile_range():
+    timing = Timing((5.0, 1.0, 2.0, 3.0, 4.0))
+    assert (timing.median, timing.spread) == (3.0, 2.0)
+    assert Timing((7.0,)).spread == 0.0
+
+
+@pytest.mark.parametrize("changes", [{"rounds": 0}, {"warmup": -1}])
+def test_rounds_are_checked(tasks, cpu, changes):
+    with pytest.raises(ValueError, match="rounds="):
+        time_in_turn(tasks, cpu, **changes)
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="0 threads"), cpu_threads(0):
+        pass

@@ -1,0 +1,165 @@
+"""A fused copy computes what its model computes, and cannot be mistaken for it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import ViTForImageClassification
+
+from fatr_hf.modeling.fused_projections import PatchEmbeddings, fuse_projections, is_fused
+
+SCHEDULES = {
+    "default": {},
+    "first-layer": {"reduction_layers": [0], "keep_ratio": 0.5, "dc_windows": 2},
+    "sized": {"dc_size_exponent": 0.5, "dc_windows": [4, 2, 1]},
+    "no-bias": {"qkv_bias": False},
+    "no-omega": {"reweight_attention": False},
+    "nothing-reduced": {"reduction_layers": []},
+}
+schedules = pytest.mark.parametrize("fields", SCHEDULES.values(), ids=SCHEDULES.keys())
+
+
+def attentions(model):
+    return [layer.attention for layer in model.vit.layers]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@schedules
+def test_a_fused_copy_gives_the_same_logits_and_gradients(make_fatr, pixel_values, fields, attention):
+    model = make_fatr(**fields).double()
+    model.set_attn_implementation(attention)
+    fused = model.fuse()
+    # Eager attention takes its softmax in float32, where the order of additions shows.
+    tolerance = {"sdpa": 1e-12, "eager": 1e-6}[attention]
+    pixel_values = pixel_values.double().requires_grad_()
+    expected, actual = model(pixel_values).logits, fused(pixel_values).logits
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    expected, actual = (torch.autograd.grad(logits.square().sum(), pixel_values) for logits in (expected, actual))
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=10 * tolerance)
+    assert all(attention.omega1 is None and attention.omega2 is None for attention in attentions(fused))
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(pixel_values).logits, model(pixel_values).logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("omega1", [-1.0, -0.95], ids="omega1{}".format)
+def test_a_head_that_omega1_silences(make_fatr, pixel_values, omega1):
+    model = make_fatr().double()
+    with torch.no_grad():
+        attentions(model)[2].omega1[0] = omega1
+    fused = model.fuse()
+    torch.testing.assert_close(fused(pixel_values.double()).logits, model(pixel_values.double()).logits)
+    assert attentions(fused)[2].omega1 is not None
+    assert attentions(fused)[3].omega1 is None
+
+
+def test_omegas_of_zero_cost_nothing(make_fatr, pixel_values):
+    model = make_fatr()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "omega" in name:
+                parameter.zero_()
+    fused = model.fuse()
+    for attention in attentions(fused):
+        assert attention.mean_proj is None
+        assert attention.dc_gain is None
+        assert attention.omega1 is None
+        assert attention.omega2 is None
+    torch.testing.assert_close(fused(pixel_values).logits, model(pixel_values).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_precision_is_as_accurate_as_unfused(make_fatr, pixel_values, dtype):
+    # The same tokens are kept whatever the precision, so that errors can be compared.
+    model = make_fatr(selection="random").to(dtype)
+    exact = copy.deepcopy(model).double()(pixel_values.to(dtype).double()).logits
+    errors = [(each(pixel_values.to(dtype)).logits.double() - exact).square().mean() for each in (model.fuse(), model)]
+    assert errors[0] <= 4 * errors[1]  # of squares: twice the error
+
+
+def test_only_the_projections_are_copied(make_fatr):
+    model = make_fatr()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fused = model.fuse()
+    assert is_fused(fused)
+    assert not is_fused(model)
+    shared = {parameter.data_ptr() for parameter in model.parameters()}
+    own = [name for name, parameter in fused.named_parameters() if parameter.data_ptr() not in shared]
+    assert {name.rsplit(".", 2)[1] for name in own} == {"qkv_proj", "mean_proj"}
+    assert not any(parameter.requires_grad for name, parameter in fused.named_parameters() if name in own)
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_a_fused_copy_refuses(make_fatr, pixel_values, tmp_path):
+    fused = make_fatr().fuse()
+    with pytest.raises(ValueError, match="fused already"):
+        fused.fuse()
+    with pytest.raises(ValueError, match="cannot be saved"):
+        fused.save_pretrained(tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
+    with pytest.raises(ValueError, match="cannot be saved"):
+        fused.push_to_hub("user/model")
+    with pytest.raises(ValueError, match="set_reduction: a fused model is fixed"):
+        fused.set_reduction(keep_ratio=0.5)
+    with pytest.raises(ValueError, match="reduction: a fused model is fixed"), fused.reduction(False):
+        pass
+    with pytest.raises(ValueError, match="for inference"):
+        fused.train()(pixel_values)
+
+
+class AdaptedLinear(nn.Linear):
+    """As an adapter or a quantised layer: a Linear by name, and more than its weight."""
+
+
+def test_projections_that_are_more_than_their_weights_are_refused(make_fatr):
+    model = make_fatr()
+    attentions(model)[1].k_proj = AdaptedLinear(32, 32)
+    with pytest.raises(ValueError, match="k_proj is AdaptedLinear, not a plain Linear"):
+        model.fuse()
+    assert not is_fused(model)
+
+
+def test_a_fused_copy_compiles_whole(make_fatr, pixel_values):
+    fused = make_fatr().fuse()
+    compiled = torch.compile(fused, fullgraph=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(pixel_values).logits, fused(pixel_values).logits)
+
+
+def test_a_model_without_projecting_attention_is_only_copied(stock, pixel_values):
+    fused = fuse_projections(stock)
+    assert isinstance(fused, ViTForImageClassification)
+    assert torch.equal(fused(pixel_values).logits, stock(pixel_values).logits)
+
+
+@pytest.mark.parametrize("patch_size", [4, (4, 8)], ids=["patch4x4", "patch4x8"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["float64", "float32", "bfloat16"]
+)
+def test_patch_embedding_is_the_convolution(stock_config, patch_size, dtype):
+    stock_config.patch_size, stock_config.image_size = patch_size, (24, 32)
+    embeddings = PatchEmbeddings(stock_config).to(dtype)
+    pixel_values = torch.randn(3, 3, 24, 32, dtype=dtype)
+    exact = copy.deepcopy(embeddings).double()
+    expected = exact.projection(pixel_values.double()).flatten(2).transpose(1, 2)
+    errors = [
+        (result.double() - expected).abs().max()
+        for result in (embeddings(pixel_values), embeddings.projection(pixel_values).flatten(2).transpose(1, 2))
+    ]
+    assert errors[0] <= 2 * errors[1] + 1e-12
+    with pytest.raises(ValueError, match="channel"):
+        embeddings(pixel_values[:, :1])
+
+
+def test_an_adapted_patch_embedding_is_called(stock_config):
+    class AdaptedConvolution(nn.Conv2d):
+        def forward(self, pixel_values):
+            return super().forward(pixel_values) + 1
+
+    embeddings = PatchEmbeddings(stock_config)
+    plain = embeddings(torch.ones(1, 3, 32, 32))
+    adapted = AdaptedConvolution(3, 32, 4, 4)
+    adapted.load_state_dict(embeddings.projection.state_dict())
+    embeddings.projection = adapted
+    torch.testing.assert_close(embeddings(torch.ones(1, 3, 32, 32)), plain + 1)

@@ -1,0 +1,183 @@
+"""The custom operators: as one step in a compiled graph, registered twice, and the model running on fused kernels."""
+
+import importlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import fatr_hf.modeling
+from fatr_hf.modeling import operators
+from fatr_hf.modeling.frequency_attention import attend
+from fatr_hf.modeling.kernels_triton import HAS_TRITON
+from fatr_hf.modeling.token_reduction import dense_layout, reduce_tokens
+
+MODELING = Path(fatr_hf.modeling.__file__).parent
+KERNELS = {"score_implementation": "triton", "reduction_implementation": "triton"}
+
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
+
+
+def reduction_inputs(dtype=torch.float32, windows=0):
+    hidden_states = torch.randn(2, 17 + windows**2, 24, dtype=dtype, requires_grad=True)
+    layout = dense_layout(2, (4, 4), 1, hidden_states.device)
+    layout = layout._replace(windows=windows, dc_counts=torch.randint(0, 4, (2, windows**2)))
+    embeddings = torch.randn(4, 24, dtype=dtype, requires_grad=True)
+    return hidden_states, torch.rand(2, 16), layout, embeddings
+
+
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_triton)], ids=["blocked", "triton"])
+def test_the_scores_operator_is_well_formed(fused):
+    query, key = torch.randn(2, 2, 3, 17, 16).unbind()
+    torch.library.opcheck(operators.OPERATORS.column_means.default, (query, key, 0.25, None, fused))
+
+
+@needs_triton
+# opcheck itself reads the gradient of a tensor that is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("windows", [0, 2], ids="old-windows{}".format)
+def test_the_reduction_operator_is_well_formed(windows):
+    hidden_states, scores, layout, embeddings = reduction_inputs(windows=windows)
+    arguments = (hidden_states, scores, layout.positions.contiguous(), layout.dc_counts, 4, 4, 1, windows, 9, 2)
+    torch.library.opcheck(operators.OPERATORS.reduce_tokens.default, (*arguments, embeddings))
+
+
+@needs_triton
+@pytest.mark.parametrize("windows", [0, 2], ids="old-windows{}".format)
+def test_the_fused_reduction_and_its_gradients(windows):
+    hidden_states, scores, layout, embeddings = reduction_inputs(windows=windows)
+    inputs = (hidden_states, embeddings)
+    upstream = torch.randn(2, 1 + 9 + 4, 24)
+    results = [
+        function(hidden_states, scores, layout, 9, 2, embeddings)
+        for function in (operators.fused_reduce_tokens, reduce_tokens)
+    ]
+    torch.testing.assert_close(results[0][0], results[1][0])
+    assert torch.equal(results[0][1].positions, results[1][1].positions)
+    assert torch.equal(results[0][1].dc_counts, results[1][1].dc_counts)
+    assert results[0][1][:3] == results[1][1][:3]
+    gradients = [torch.autograd.grad(reduced, inputs, upstream) for reduced, _ in results]
+    torch.testing.assert_close(*gradients)
+
+
+def test_multiply_accumulates_of_the_scores_are_counted():
+    query, key = torch.randn(2, 2, 3, 17, 16).unbind()
+    with FlopCounterMode(display=False) as counter:
+        operators.column_means(query, key, 0.25, fused=False)
+    assert counter.get_total_flops() == 2 * 2 * 3 * 17 * 17 * 16
+
+
+@needs_triton
+@pytest.mark.parametrize("fields", [{}, {"dc_size_exponent": 0.5, "dc_windows": [4, 2, 1]}], ids=["default", "sized"])
+def test_the_model_on_fused_kernels(make_fatr, pixel_values, fields):
+    model = make_fatr(**fields)
+    labels = torch.tensor([0, 2, 4])
+    runs = []
+    for kernels in ({}, KERNELS):
+        model.zero_grad()
+        output = model(pixel_values, labels=labels, output_token_sources=True, **kernels)
+        output.loss.backward()
+        runs.append((output.logits, output.token_sources, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(runs[1][0], runs[0][0])
+    assert all(map(torch.equal, runs[0][1], runs[1][1]))
+    torch.testing.assert_close(runs[1][2], runs[0][2], rtol=1e-4, atol=1e-6)
+
+
+@needs_triton
+def test_compiled_graphs_hold_the_kernels_whole(make_fatr, pixel_values):
+    model = make_fatr()
+    graphs = []
+
+    def record(graph, _):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph
+
+    compiled = torch.compile(lambda pixels: model(pixels, **KERNELS).logits, backend=record, fullgraph=True)
+    torch.testing.assert_close(compiled(pixel_values), model(pixel_values).logits)
+    [targets] = graphs
+    for operator in ("column_means", "reduce_tokens"):
+        assert sum(f"{operators.NAMESPACE}.{operator}" in target for target in targets) == 3
+
+
+@needs_triton
+def test_a_compiled_model_trains_through_the_kernels(make_fatr, pixel_values):
+    model = make_fatr()
+    expected = torch.autograd.grad(model(pixel_values).logits.sum(), model.classifier.weight)
+    compiled = torch.compile(lambda pixels: model(pixels, **KERNELS).logits, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(pixel_values).sum(), model.classifier.weight), expected)
+
+
+def test_unknown_implementations_are_refused(make_fatr, pixel_values):
+    with pytest.raises(ValueError, match="reduction_implementation='fast' must be one of plain, triton"):
+        make_fatr()(pixel_values, reduction_implementation="fast")
+    with pytest.raises(ValueError, match="score_implementation='fast' must be one of"):
+        make_fatr()(pixel_values, score_implementation="fast")
+
+
+def copy_of_the_code(tmp_path, monkeypatch, name, changed):
+    """The modeling files as a package of another name, as a repository's code is."""
+    shutil.copytree(MODELING, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if changed:
+        path = tmp_path / name / "operators.py"
+        path.write_text(path.read_text() + "\n# another version\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module(f"{name}.operators")
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["same-code", "other-version"])
+def test_the_code_can_be_loaded_again(tmp_path, monkeypatch, changed):
+    again = copy_of_the_code(tmp_path, monkeypatch, f"code_{changed}", changed)
+    assert (again.NAMESPACE != operators.NAMESPACE) == changed
+    query, key = torch.randn(2, 1, 2, 9, 8).unbind()
+    expected = operators.column_means(query, key, 0.5, fused=False)
+    assert torch.equal(again.column_means(query, key, 0.5, fused=False), expected)
+    namesake = importlib.reload(again)
+    assert torch.equal(namesake.column_means(query, key, 0.5, fused=False), expected)
+
+
+WITHOUT_TRITON = """
+import sys
+
+sys.modules["triton"] = None  # any import of it fails
+import torch
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification
+from fatr_hf.modeling.kernels_triton import HAS_TRITON
+
+assert not HAS_TRITON
+config = FATRViTConfig(
+    hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=4
+)
+logits = FATRViTForImageClassification(config).eval()(torch.randn(2, 3, 32, 32)).logits
+assert logits.isfinite().all()
+"""
+
+
+def test_absent_triton_is_no_error():
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True, cwd=MODELING.parents[1]
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_attend_takes_the_kernel_by_itself_only_on_a_gpu(monkeypatch):
+    called = []
+    real = operators.column_means
+    monkeypatch.setattr(
+        "fatr_hf.modeling.frequency_attention.column_means",
+        lambda *inputs, fused: called.append(fused) or real(*inputs, fused=False),
+    )
+    query, key, value = torch.randn(3, 1, 2, 9, 8).unbind()
+
+    def without_map(module, query, key, value, mask, dropout, scaling):
+        return (query @ key.transpose(2, 3)).softmax(dim=3) @ value, None
+
+    for serves in (False, True):
+        monkeypatch.setattr(
+            "fatr_hf.modeling.frequency_attention.column_kernel_serves", lambda *_, serves=serves: serves
+        )
+        attend(without_map, None, query, key, value, 1.0, selection="high_frequency")
+    assert called == [False, True]
