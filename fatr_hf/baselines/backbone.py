@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import (
     ViTEmbeddings,
@@ -25,7 +25,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..modeling.frequency_attention import AttentionResult, attend
-from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention
+from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention, reads_prefix_alone
 from .configuration import BaselineConfig
 
 
@@ -41,19 +41,24 @@ class BaselineAttention(ProjectingAttention):
     """Stock ViT's attention; rivals override ``forward`` to return what their reduction goes by."""
 
     def forward(
-        self, hidden_states: Tensor, sizes: Tensor | None, reduces: bool, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        sizes: Tensor | None,
+        reduces: bool,
+        num_queries: int | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Attention over a sequence (batch, tokens, hidden).
+        """Attention over a sequence (batch, tokens, hidden), of all tokens or the first ``num_queries``.
 
         Args:
             sizes: (batch, tokens), patches that each token stands for; None while every token stands for one.
             reduces: whether the layer shortens its sequence.
 
         Returns:
-            Output (batch, tokens, hidden); the map (batch, heads, tokens, tokens) under eager attention; what the
+            Output (batch, queries, hidden); the map (batch, heads, tokens, tokens) under eager attention; what the
             layer's reduction goes by, here nothing.
         """
-        output, result = self.attend(*self.project(hidden_states), **kwargs)
+        output, result = self.attend(*self.project(hidden_states, num_queries), **kwargs)
         return output, result.weights, None
 
     def attend(
@@ -88,13 +93,21 @@ class BaselineLayer(ViTLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: Tensor, sizes: Tensor | None, tokens_out: int, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        sizes: Tensor | None,
+        tokens_out: int,
+        num_outputs: int | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """The next sequence (batch, tokens_out, hidden), and its sizes (batch, tokens_out) or None."""
-        reduces = tokens_out < hidden_states.shape[1]
+        """The next sequence (batch, tokens_out, hidden), and its sizes (batch, tokens_out) or None.
+
+        With ``num_outputs`` only what becomes of so many first tokens is computed, and nothing reduced.
+        """
+        reduces = tokens_out < hidden_states.shape[1] and num_outputs is None
         normalized = self.layernorm_before(hidden_states)
-        attended, _, evidence = self.attention(normalized, sizes, reduces, **kwargs)
-        hidden_states = self.dropout(attended) + hidden_states
+        attended, _, evidence = self.attention(normalized, sizes, reduces, num_outputs, **kwargs)
+        hidden_states = self.dropout(attended) + hidden_states[:, :num_outputs]
         if reduces:
             hidden_states, sizes = self.reduce(hidden_states, evidence, sizes, tokens_out)
         transformed = self.mlp(self.layernorm_after(hidden_states))
@@ -146,6 +159,7 @@ class BaselineModel(BaselinePreTrainedModel, ViTModel):
         bool_masked_pos: Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
         attention_mask: Tensor | None = None,
+        prefix_only: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encodes images.
@@ -155,6 +169,7 @@ class BaselineModel(BaselinePreTrainedModel, ViTModel):
             bool_masked_pos: (batch, patches) bool, patches to replace by the mask token.
             interpolate_pos_encoding: allow an image size other than the configured one.
             attention_mask: not supported.
+            prefix_only: compute no more of the last layer than CLS, which then is all of the last hidden state.
 
         Raises:
             ValueError: an attention mask, or an image size that the model cannot take.
@@ -168,7 +183,9 @@ class BaselineModel(BaselinePreTrainedModel, ViTModel):
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, bool(interpolate_pos_encoding))
         sizes: Tensor | None = None
         counts = self.config.tokens_per_layer(tuple(pixel_values.shape[-2:]))
-        for layer, tokens_out in zip(self.layers, counts, strict=True):
+        for place, (layer, tokens_out) in enumerate(zip(self.layers, counts, strict=True), start=1):
+            if prefix_only and place == len(self.layers):
+                kwargs["num_outputs"] = 1
             hidden_states, sizes = layer(hidden_states, sizes, tokens_out, **kwargs)
         sequence = self.layernorm(hidden_states)
         pooled = None if self.pooler is None else self.pooler(sequence)
@@ -176,7 +193,7 @@ class BaselineModel(BaselinePreTrainedModel, ViTModel):
 
 
 class BaselineForImageClassification(BaselinePreTrainedModel, ViTForImageClassification):
-    """A rival's encoder and a linear classifier on the CLS token; its forward is stock ViT's."""
+    """A rival's encoder and a linear classifier on the CLS token."""
 
     model_class: type[BaselineModel] = BaselineModel
 
@@ -186,3 +203,7 @@ class BaselineForImageClassification(BaselinePreTrainedModel, ViTForImageClassif
         self.vit = self.model_class(config, add_pooling_layer=False)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels else nn.Identity()
         self.post_init()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
+        """As stock ViT's; in a fused copy no more of the last layer is computed than the logits need."""
+        return super().forward(pixel_values, labels, prefix_only=reads_prefix_alone(self.vit, kwargs), **kwargs)

@@ -89,11 +89,16 @@ class EViTAttention(BaselineAttention):
     """Attention that, in a layer that reduces, also returns CLS's attention to every token."""
 
     def forward(
-        self, hidden_states: Tensor, sizes: Tensor | None, reduces: bool, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        sizes: Tensor | None,
+        reduces: bool,
+        num_queries: int | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As every rival's attention; the third is (batch, tokens), averaged over heads, without gradient."""
         selection = "cls_attention" if reduces else None
-        output, result = self.attend(*self.project(hidden_states), selection=selection, **kwargs)
+        output, result = self.attend(*self.project(hidden_states, num_queries), selection=selection, **kwargs)
         return output, result.weights, result.scores
 
 

@@ -70,10 +70,15 @@ class ToMeAttention(BaselineAttention):
     """Proportional attention that, in a layer that merges, also returns what tokens are compared by."""
 
     def forward(
-        self, hidden_states: Tensor, sizes: Tensor | None, reduces: bool, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        sizes: Tensor | None,
+        reduces: bool,
+        num_queries: int | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As every rival's attention; the third is the keys' mean over heads, (batch, tokens, head_dim)."""
-        query, key, value = self.project(hidden_states)
+        query, key, value = self.project(hidden_states, num_queries)
         metric = None
         if reduces:
             metric = key.detach().mean(dim=1, dtype=torch.promote_types(key.dtype, torch.float32))

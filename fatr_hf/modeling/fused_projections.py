@@ -45,19 +45,34 @@ class ProjectingAttention(ViTAttention):
         super().__init__(config)
         self.qkv_proj: nn.Linear | None = None
 
-    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, each (batch, heads, tokens, head_dim), of (batch, tokens, hidden)."""
+    def project(self, hidden_states: Tensor, num_queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each (batch, heads, tokens, head_dim).
+
+        Args:
+            hidden_states: (batch, tokens, hidden).
+            num_queries: queries of so many first tokens only; by default of all.
+
+        Raises:
+            ValueError: a fused copy in training.
+        """
         heads = (self.num_attention_heads, self.head_dim)
         if self.qkv_proj is None:
-            parts = [projection(hidden_states) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+            inputs = (hidden_states[:, :num_queries], hidden_states, hidden_states)
+            projections = (self.q_proj, self.k_proj, self.v_proj)
+            parts = [projection(tokens) for projection, tokens in zip(projections, inputs, strict=True)]
             query, key, value = (part.unflatten(2, heads).transpose(1, 2) for part in parts)
             return query, key, value
         if self.training:
-            raise ValueError(
-                "A fused model is for inference: train the model that it was made from, and fuse it again."
-            )
-        packed = self.qkv_proj(hidden_states).unflatten(2, (3, *heads)).transpose(1, 3)
-        return packed[:, :, 0], packed[:, :, 1], packed[:, :, 2]
+            raise ValueError("A fused model is for inference: train the model that it was made from, then fuse again.")
+        if num_queries is None:
+            packed = self.qkv_proj(hidden_states).unflatten(2, (3, *heads)).transpose(1, 3)
+            return packed[:, :, 0], packed[:, :, 1], packed[:, :, 2]
+        width = self.num_attention_heads * self.head_dim
+        weights = self.qkv_proj.weight.split([width, 2 * width])
+        biases = (None, None) if self.qkv_proj.bias is None else self.qkv_proj.bias.split([width, 2 * width])
+        query = nn.functional.linear(hidden_states[:, :num_queries], weights[0], biases[0]).unflatten(2, heads)
+        packed = nn.functional.linear(hidden_states, weights[1], biases[1]).unflatten(2, (2, *heads)).transpose(1, 3)
+        return query.transpose(1, 2), packed[:, :, 0], packed[:, :, 1]
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -73,6 +88,20 @@ class ProjectingAttention(ViTAttention):
         weight = torch.cat([part.weight for part in parts])
         bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
         self.qkv_proj = frozen_linear(weight, bias)
+
+
+def reads_prefix_alone(encoder: Any, arguments: dict[str, Any]) -> bool:
+    """Whether a classifier's last layer need compute no more than its prefix tokens: in a fused copy, asked for logits.
+
+    Args:
+        encoder: whose ``layers`` have a ``ProjectingAttention`` each.
+        arguments: keyword arguments of the classifier; where hidden states or attention maps are asked for, all
+            tokens are computed.
+    """
+    asked = ("output_hidden_states", "output_attentions", "output_token_sources")
+    if any(arguments.get(name, getattr(encoder.config, name, False)) for name in asked):
+        return False
+    return encoder.layers[-1].attention.qkv_proj is not None
 
 
 def frozen_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -37,10 +37,10 @@ KEY_TILE_BYTES = 64 * 1024
 """Keys of a head that may be in shared memory at a time: with the queries, they fit into the 99 KiB of small GPUs."""
 
 REGISTER_LIMIT = {} if torch.version.hip else {"maxnreg": 128}
-"""With it 16 warps share a multiprocessor; by itself the one-pass kernel takes twice the registers."""
+"""With it 16 warps share a multiprocessor; by itself ``column_sums_kernel`` takes twice the registers."""
 
 TILE = (16, 128)
-"""Tokens and hidden columns of a program that treats every element alike."""
+"""Tokens and hidden columns of a program of the backward pass and of ``add_residual``."""
 
 REDUCTION_BYTES = (512, 128)
 """Bytes of every token that a program of the reduction moves: with many images, and with few."""
@@ -48,11 +48,11 @@ REDUCTION_BYTES = (512, 128)
 
 @triton.jit
 def _load_tokens(base, image, head, first, tokens, strides, DIMS: tl.constexpr, BLOCK: tl.constexpr):
-    """(BLOCK, DIMS[1]): queries or keys of one head from token ``first`` on, zero beyond its end and ``DIMS[0]``."""
+    """(BLOCK, DIMS[1]): queries or keys of one head from token ``first`` on, zero beyond the last and ``DIMS[0]``."""
     places, dims = first + tl.arange(0, BLOCK), tl.arange(0, DIMS[1])
     mask = (places[:, None] < tokens) & (dims[None, :] < DIMS[0])
-    base += image * strides[0] + head * strides[1]
-    return tl.load(base + places[:, None] * strides[2] + dims[None, :] * strides[3], mask=mask, other=0.0)
+    base += (image * strides[0] + head * strides[1]) * DIMS[2]
+    return tl.load(base + places[:, None] * strides[2] * DIMS[2] + dims[None, :] * strides[3], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -150,7 +150,7 @@ def _ordered_integers(scores):
 
 @triton.jit
 def reduce_tokens_kernel(
-    inputs, outputs, sizes, grid, strides, PATCHES: tl.constexpr, HIDDEN: tl.constexpr, WINDOWS: tl.constexpr
+    inputs, outputs, sizes, patch_grid, strides, PATCHES: tl.constexpr, HIDDEN: tl.constexpr, WINDOWS: tl.constexpr
 ):
     """Some hidden columns of one image: every token is read once, and goes to its place or into its DC token's sum."""
     TOKENS: tl.constexpr = 32
@@ -183,9 +183,9 @@ def reduce_tokens_kernel(
             integers = _ordered_integers(tl.load(scores + patch * score_strides[1], mask=patch < patches, other=0))
             integers = tl.where(patch < patches, integers, lowest)
             reaching += tl.sum((integers[:, None] >= (threshold ^ (digits << shift))[None, :]).to(tl.int32), axis=0)
+        # What is above the threshold reaches the lowest candidate beyond it, in whichever round that was tried.
         above = tl.maximum(above, tl.max(tl.where(reaching < keep, reaching, 0), axis=0))
         threshold ^= (tl.sum((reaching >= keep).to(tl.int32), axis=0) - 1).to(digits.dtype) << shift
-    kept_ties = keep - above
 
     window_places = tl.arange(0, WINDOWS)
     sums, counts = tl.zeros((WINDOWS, HIDDEN), tl.float32), tl.zeros((WINDOWS,), tl.int32)
@@ -204,16 +204,16 @@ def reduce_tokens_kernel(
         running = counted + tl.cumsum(counters, axis=0)
         counted += tl.sum(counters, axis=0)
         running_above, running_ties = running.to(tl.int32), (running >> 32).to(tl.int32)
-        is_kept = is_above | (is_tie & (running_ties <= kept_ties))
+        is_kept = is_above | (is_tie & (running_ties <= keep - above))
         is_folded = is_patch & (is_kept == 0)
-        slots = running_above + tl.minimum(running_ties, kept_ties) - 1
+        slots = running_above + tl.minimum(running_ties, keep - above) - 1
 
         position = tl.load(positions + patch * position_strides[1], mask=is_patch, other=0)
-        place = position.to(tl.int32)
-        window = place // grid[1] * windows // grid[0] * windows + place % grid[1] * windows // grid[1]
+        place_rows, place_columns = position.to(tl.int32) // patch_grid[1], position.to(tl.int32) % patch_grid[1]
+        window = place_rows * windows // patch_grid[0] * windows + place_columns * windows // patch_grid[1]
         destination = tl.where(is_folded, first_dc + window, tl.where(is_kept, num_prefix + slots, tokens))
         new_places = reduced + destination[:, None] * hidden_size + hidden_columns[None, :]
-        tl.store(new_places, tile, mask=(is_token & (is_folded == 0))[:, None] & is_column[None, :])
+        tl.store(new_places, tile, mask=mask & (is_folded == 0)[:, None])
         # Kept tokens are zeroed as well: an infinite one must not reach the sums.
         is_in_window = is_folded[None, :] & (window[None, :] == window_places[:, None])
         folded_tile = tl.where(is_folded[:, None], tile, 0.0).to(tile.dtype)
@@ -229,9 +229,8 @@ def reduce_tokens_kernel(
         mask, tokens = is_old_dc[:, None] & is_column[None, :], first_old_dc + old_dc
         tile = tl.load(column_places + tokens[:, None] * hidden_strides[1], mask=mask, other=0.0).to(tl.float32)
         old_counts = tl.load(dc_counts + image * num_old_dc + old_dc, mask=is_old_dc, other=0).to(tl.int32)
-        window = (
-            old_dc // old_windows * windows // old_windows * windows + old_dc % old_windows * windows // old_windows
-        )
+        old_rows, old_columns = old_dc // old_windows, old_dc % old_windows
+        window = old_rows * windows // old_windows * windows + old_columns * windows // old_windows
         weights = tl.where(window[None, :] == window_places[:, None], old_counts[None, :], 0)
         sums += _product(weights.to(tl.float32), tile)
         counts += tl.sum(weights, axis=1)
@@ -292,9 +291,8 @@ def reduce_tokens_backward_kernel(
 @triton.jit
 def token_means_kernel(hidden_states, means, hidden_size, tokens, strides, TOKENS: tl.constexpr, HIDDEN: tl.constexpr):
     """The mean of some hidden columns of one image."""
-    column_blocks = tl.cdiv(hidden_size, HIDDEN)
-    image = (tl.program_id(0) // column_blocks).to(tl.int64)
-    columns = tl.program_id(0) % column_blocks * HIDDEN + tl.arange(0, HIDDEN)
+    image = (tl.program_id(0) // tl.cdiv(hidden_size, HIDDEN)).to(tl.int64)
+    columns = tl.program_id(0) % tl.cdiv(hidden_size, HIDDEN) * HIDDEN + tl.arange(0, HIDDEN)
     hidden_states += image * strides[0]
     sums = tl.zeros((TOKENS, HIDDEN), tl.float32)
     for first in tl.range(0, tokens, TOKENS, num_stages=3):
@@ -352,8 +350,11 @@ def column_means(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor
         (batch, tokens) float32.
     """
     batch, heads, tokens, head_dim = query.shape
-    half, dims = query.element_size() == 2, (head_dim, max(16, _next_power_of_2(head_dim)))
-    keys = max(16, _next_power_of_2(tokens))
+    # Strides in units of 8, if they are: triton must know it to load 16 bytes at a time.
+    unit = 8 if all(stride % 8 == 0 for stride in (*query.stride()[:3], *key.stride()[:3])) else 1
+    strides = tuple((*(stride // unit for stride in tensor.stride()[:3]), tensor.stride(3)) for tensor in (query, key))
+    half = query.element_size() == 2
+    dims, keys = (head_dim, max(16, _next_power_of_2(head_dim)), unit), max(16, _next_power_of_2(tokens))
     one_pass = tokens <= 256 and keys * dims[1] * query.element_size() <= KEY_TILE_BYTES
     # Products in float32 know no tensor cores: with larger tiles their operands would not fit in registers.
     if one_pass:
@@ -361,9 +362,9 @@ def column_means(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor
     else:
         queries, keys, warps = (64, 128, 4) if half else (32, 64, 8)
     options = {"num_warps": warps, "num_stages": 3 if half and dims[1] <= 64 else 2}
-    options |= REGISTER_LIMIT if one_pass and half else {}
+    options |= REGISTER_LIMIT if half else {}
     query_blocks, key_blocks = ceil(tokens / queries), ceil(tokens / keys)
-    factor, strides, blocks = scaling * LOG2_E, (query.stride(), key.stride()), (dims, queries, keys)
+    factor, blocks = scaling * LOG2_E, (dims, queries, keys)
     offsets, weights, offset_factor = (None if one_pass else log_sum_exp), None, LOG2_E
     if offsets is None and not one_pass:
         # Kept apart: in their sum, a large maximum would round the logarithm away.
@@ -459,7 +460,7 @@ def token_means(hidden_states: Tensor) -> Tensor:
     """The mean over tokens of (batch, tokens, hidden), summed in float32: (batch, hidden) in the same dtype."""
     batch, tokens, hidden_size = hidden_states.shape
     means = hidden_states.new_empty((batch, hidden_size))
-    # Few images: narrow programs of many tokens each, so that more of them read at a time.
+    # Few images: narrow programs of many tokens, so that more of them read at a time.
     block = (32, 128) if batch * ceil(hidden_size / 128) >= PROGRAMS else (128, 32)
     programs, strides = batch * ceil(hidden_size / block[1]), hidden_states.stride()
     _launch(token_means_kernel, programs, means.device, hidden_states, means, hidden_size, tokens, strides, *block)
@@ -467,15 +468,12 @@ def token_means(hidden_states: Tensor) -> Tensor:
 
 
 def add_residual(residual: Tensor, update: Tensor, vector: Tensor) -> Tensor:
-    """``residual + update + vector[:, None, :]`` in one pass: float32 inside, the dtype of ``residual`` outside.
+    """``residual + update + vector[:, None, :]`` in one pass and in float32, rounded to the dtype of ``residual``.
 
-    Args:
-        residual, update: (batch, tokens, hidden).
-        vector: (batch, hidden).
+    ``residual`` and ``update`` are (batch, tokens, hidden), ``vector`` is (batch, hidden).
     """
-    output = residual.new_empty(residual.shape)
+    (batch, tokens, hidden_size), output = residual.shape, residual.new_empty(residual.shape)
     tensors, strides = (residual, update, vector, output), (residual.stride(), update.stride(), vector.stride())
-    batch, tokens, hidden_size = output.shape
     programs = batch * ceil(tokens / TILE[0]) * ceil(hidden_size / TILE[1])
     _launch(add_residual_kernel, programs, output.device, tensors, hidden_size, tokens, strides, *TILE)
     return output

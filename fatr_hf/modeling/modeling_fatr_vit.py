@@ -32,7 +32,14 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_fatr_vit import FATRViTConfig
 from .frequency_attention import AttentionResult, append_dc_size, attend, reweight_values, selection_scores
-from .fused_projections import PatchEmbeddings, ProjectingAttention, frozen_linear, fuse_projections, is_fused
+from .fused_projections import (
+    PatchEmbeddings,
+    ProjectingAttention,
+    frozen_linear,
+    fuse_projections,
+    is_fused,
+    reads_prefix_alone,
+)
 from .hub_repository import HubRepositoryMixin
 from .operators import add_residual, reduction_function, token_means
 from .token_reduction import TokenLayout, dense_layout, token_sources
@@ -100,16 +107,21 @@ class FATRViTAttention(ProjectingAttention):
         self.register_buffer("dc_gain", None, persistent=False)
 
     def forward(
-        self, hidden_states: Tensor, layout: TokenLayout, tokens: LayerTokens, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        layout: TokenLayout,
+        tokens: LayerTokens,
+        num_queries: int | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """Attention over a sequence (batch, tokens, hidden).
+        """Attention over a sequence (batch, tokens, hidden), of all tokens or the first ``num_queries``.
 
         Returns:
-            Output (batch, tokens, hidden); the map (batch, heads, tokens, tokens) under eager attention, as it is
+            Output (batch, queries, hidden); the map (batch, heads, tokens, tokens) under eager attention, as it is
             before re-weighting; attention scores (batch, tokens) in a layer that reduces; and, in a fused model, what
             re-weighting adds to the output of every token of an image (batch, hidden).
         """
-        query, key, value = self.project(hidden_states)
+        query, key, value = self.project(hidden_states, num_queries)
         if tokens.dc_out and (self.omega1 is not None or self.omega2 is not None):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
         if layout.num_dc and self.dc_gain is not None:
@@ -125,7 +137,7 @@ class FATRViTAttention(ProjectingAttention):
             key,
             value,
             self.scaling,
-            selection=self.config.selection if tokens.reduces else None,
+            selection=self.config.selection if tokens.reduces and num_queries is None else None,
             dropout=self.attention_dropout if self.training else 0.0,
             **kwargs,
         )
@@ -204,12 +216,24 @@ class FATRViTLayer(ViTLayer):
         layout: TokenLayout,
         tokens: LayerTokens,
         reduction_implementation: str | None = None,
+        num_outputs: int | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, TokenLayout]:
-        residual = hidden_states
-        hidden_states, _, scores, shift = self.attention(self.layernorm_before(hidden_states), layout, tokens, **kwargs)
+        """The next sequence, and its layout.
+
+        Args:
+            hidden_states: (batch, tokens, hidden), laid out as ``layout`` says.
+            layout: where the patches are.
+            tokens: this layer's part of the schedule.
+            reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the best that is there.
+            num_outputs: compute only what becomes of so many first tokens, and leave a reduction out.
+        """
+        residual = hidden_states[:, :num_outputs]
+        hidden_states, _, scores, shift = self.attention(
+            self.layernorm_before(hidden_states), layout, tokens, num_outputs, **kwargs
+        )
         hidden_states = add_residual(residual, self.dropout(hidden_states), shift)
-        if tokens.reduces:
+        if tokens.reduces and num_outputs is None:
             hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens, reduction_implementation)
         residual = hidden_states
         hidden_states = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
@@ -261,7 +285,8 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
         """A copy for inference that computes the same with fewer and larger products; other weights are shared.
 
         Query, key and value come from one projection, into which omega1 goes too; what re-weighting takes off every
-        token of an image is one vector; omegas that are zero cost nothing. The copy is neither trained nor saved, and
+        token of an image is one vector; omegas that are zero cost nothing; a classifier that is asked for logits
+        computes no more of its last layer than CLS. The copy is neither trained nor saved, and
         its reduction is fixed: do all that with this model, and fuse it again.
 
         Raises:
@@ -332,6 +357,7 @@ class FATRViTModel(FATRViTPreTrainedModel, ViTModel):
         interpolate_pos_encoding: bool | None = None,
         attention_mask: Tensor | None = None,
         output_token_sources: bool = False,
+        prefix_only: bool = False,
         **kwargs: Any,
     ) -> FATRViTModelOutput:
         """Encodes images.
@@ -343,6 +369,8 @@ class FATRViTModel(FATRViTPreTrainedModel, ViTModel):
             attention_mask: not supported.
             output_token_sources: return which place stands for every patch, for each reduction (see
                 ``restore_tokens``).
+            prefix_only: compute no more of the last layer than the prefix tokens, which then are all of the last
+                hidden state.
 
         Raises:
             ValueError: an attention mask, or an image size that the model cannot take.
@@ -362,6 +390,8 @@ class FATRViTModel(FATRViTPreTrainedModel, ViTModel):
         layout = dense_layout(hidden_states.shape[0], grid, self.config.num_prefix_tokens, hidden_states.device)
         sources = []
         for layer, tokens in zip(self.layers, schedule, strict=True):
+            if prefix_only and tokens.layer == self.config.num_hidden_layers - 1:
+                kwargs["num_outputs"] = self.config.num_prefix_tokens
             hidden_states, layout = layer(hidden_states, layout, tokens, **kwargs)
             if tokens.reduces and output_token_sources:
                 sources.append(token_sources(layout))
@@ -406,6 +436,7 @@ class FATRViTForImageClassification(FATRViTPreTrainedModel, ViTForImageClassific
             interpolate_pos_encoding=interpolate_pos_encoding,
             attention_mask=attention_mask,
             output_token_sources=output_token_sources,
+            prefix_only=reads_prefix_alone(self.vit, {"output_token_sources": output_token_sources, **kwargs}),
             **kwargs,
         )
         logits = self.classifier(outputs.last_hidden_state[:, 0])

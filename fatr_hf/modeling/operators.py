@@ -31,6 +31,9 @@ OPERATORS: Any = getattr(torch.ops, NAMESPACE)
 
 REDUCTION_IMPLEMENTATIONS = ("plain", "triton")
 
+LARGE_TENSOR = 2**22
+"""Elements from which on memory traffic takes longer than launching; below, PyTorch's own operators launch faster."""
+
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -106,8 +109,10 @@ def reduction_function(
 
 
 def fuses_elementwise(*tensors: Tensor) -> bool:
-    """Whether a kernel of ours is to do what torch.compile does by itself: eager inference on a GPU."""
-    return kernels_serve(*tensors) and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    """Whether a kernel of ours is to do what torch.compile does by itself: eager inference, large tensors on a GPU."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or tensors[0].numel() < LARGE_TENSOR:
+        return False
+    return kernels_serve(*tensors)
 
 
 def token_means(hidden_states: Tensor) -> Tensor:

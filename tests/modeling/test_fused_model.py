@@ -77,6 +77,26 @@ def test_half_precision_is_as_accurate_as_unfused(make_fatr, pixel_values, dtype
     assert errors[0] <= 4 * errors[1]  # of squares: twice the error
 
 
+LAST_LAYER = {"plain": {}, "reduces": {"reduction_layers": [1, 3], "keep_ratio": 0.5}}
+
+
+@pytest.mark.parametrize("fields", LAST_LAYER.values(), ids=LAST_LAYER.keys())
+def test_the_last_layer_computes_what_is_asked_for(make_fatr, pixel_values, fields):
+    model = make_fatr(**fields)
+    fused, lengths = model.fuse(), []
+    fused.vit.layers[-1].mlp.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    expected = model(pixel_values, output_hidden_states=True, output_token_sources=True)
+    torch.testing.assert_close(fused(pixel_values).logits, expected.logits)
+    every = fused(pixel_values, output_hidden_states=True)
+    torch.testing.assert_close(every.hidden_states, expected.hidden_states)
+    sources = fused(pixel_values, output_token_sources=True).token_sources
+    assert all(map(torch.equal, sources, expected.token_sources))
+    fused.config.output_hidden_states = True
+    assert len(fused(pixel_values).hidden_states) == 5
+    assert lengths == [1, *[model.config.token_schedule()[-1].tokens_out] * 3]
+    torch.testing.assert_close(fused.vit(pixel_values).last_hidden_state, model.vit(pixel_values).last_hidden_state)
+
+
 def test_only_the_projections_are_copied(make_fatr):
     model = make_fatr()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -47,6 +47,26 @@ def test_the_reduction_operator_is_well_formed(windows):
 
 
 @needs_triton
+def test_the_reweighting_operators_are_well_formed():
+    residual, update = torch.randn(2, 3, 17, 24).unbind()
+    torch.library.opcheck(operators.OPERATORS.token_means.default, (residual,))
+    torch.library.opcheck(operators.OPERATORS.add_residual.default, (residual, update, update[:, 0]))
+
+
+@needs_triton
+def test_large_tensors_on_a_gpu_take_the_reweighting_kernels(make_fatr, pixel_values, monkeypatch):
+    fused = make_fatr().fuse()
+    with torch.inference_mode():
+        expected = fused(pixel_values).logits
+        called = []
+        monkeypatch.setattr(operators, "LARGE_TENSOR", 0)
+        monkeypatch.setattr(operators, "kernels_serve", lambda *tensors: called.append(len(tensors)) or True)
+        torch.testing.assert_close(fused(pixel_values).logits, expected)
+    # A mean and a sum of three in each of the layers that re-weight; scores and reductions ask with two tensors.
+    assert (called.count(1), called.count(3)) == (3, 3)
+
+
+@needs_triton
 @pytest.mark.parametrize("windows", [0, 2], ids="old-windows{}".format)
 def test_the_fused_reduction_and_its_gradients(windows):
     hidden_states, scores, layout, embeddings = reduction_inputs(windows=windows)
