@@ -26,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..modeling.frequency_attention import AttentionResult, attend
 from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention, reads_prefix_alone
+from ..modeling.operators import add_residual
 from .configuration import BaselineConfig
 
 
@@ -107,11 +108,12 @@ class BaselineLayer(ViTLayer):
         reduces = tokens_out < hidden_states.shape[1] and num_outputs is None
         normalized = self.layernorm_before(hidden_states)
         attended, _, evidence = self.attention(normalized, sizes, reduces, num_outputs, **kwargs)
-        hidden_states = self.dropout(attended) + hidden_states[:, :num_outputs]
+        in_place = bool(self.attention.is_fused)
+        hidden_states = add_residual(hidden_states[:, :num_outputs], self.dropout(attended), in_place=in_place)
         if reduces:
             hidden_states, sizes = self.reduce(hidden_states, evidence, sizes, tokens_out)
-        transformed = self.mlp(self.layernorm_after(hidden_states))
-        return self.dropout(transformed) + hidden_states, sizes
+        update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        return add_residual(hidden_states, update, in_place=in_place), sizes
 
     def reduce(
         self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int

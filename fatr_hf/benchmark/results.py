@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from .settings import Setting
@@ -67,11 +68,11 @@ class Comparison:
     def figure(self, figure: str, name: str) -> float | None:
         """One of ``FIGURES`` for a contestant; None where it or what it is compared with was not measured."""
         if figure == "speedup":
-            return self.ratio(name, "stock", lambda one, other: other.timing.median / one.timing.median)
+            return self.ratio(name, "stock", speed_ratio)
         if figure == "share_of_bound":
-            return self.ratio(name, "truncation-bound", lambda one, other: other.timing.median / one.timing.median)
+            return self.ratio(name, "truncation-bound", speed_ratio)
         if figure == "reweighting":
-            return self.ratio(name, "fatr-no-omega", lambda one, other: one.timing.median / other.timing.median)
+            return self.ratio("fatr-no-omega", name, speed_ratio)
         if figure == "macs_ratio":
             return self.ratio(name, "stock", lambda one, other: one.macs / other.macs)
         return self.ratio(name, "stock", memory_ratio)
@@ -80,6 +81,11 @@ class Comparison:
         """A function of two measurements, or None where one is lacking."""
         first, second = self.find(one), self.find(other)
         return None if first is None or second is None else of(first, second)
+
+
+def speed_ratio(one: Measurement, other: Measurement) -> float:
+    """How many times as fast as the other: the median over rounds, within which a busy machine slows both alike."""
+    return median(slow / fast for fast, slow in zip(one.milliseconds, other.milliseconds, strict=True))
 
 
 def memory_ratio(one: Measurement, other: Measurement) -> float | None:

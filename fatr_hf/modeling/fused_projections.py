@@ -45,6 +45,11 @@ class ProjectingAttention(ViTAttention):
         super().__init__(config)
         self.qkv_proj: nn.Linear | None = None
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether this is a fused copy."""
+        return self.qkv_proj is not None
+
     def project(self, hidden_states: Tensor, num_queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (batch, heads, tokens, head_dim).
 
@@ -101,7 +106,7 @@ def reads_prefix_alone(encoder: Any, arguments: dict[str, Any]) -> bool:
     asked = ("output_hidden_states", "output_attentions", "output_token_sources")
     if any(arguments.get(name, getattr(encoder.config, name, False)) for name in asked):
         return False
-    return encoder.layers[-1].attention.qkv_proj is not None
+    return bool(encoder.layers[-1].attention.is_fused)
 
 
 def frozen_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -116,7 +121,7 @@ def frozen_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def is_fused(model: nn.Module) -> bool:
     """Whether a model is a copy that ``fuse_projections`` made."""
-    return any(module.qkv_proj is not None for module in model.modules() if isinstance(module, ProjectingAttention))
+    return any(module.is_fused for module in model.modules() if isinstance(module, ProjectingAttention))
 
 
 def fuse_projections(model: Model) -> Model:

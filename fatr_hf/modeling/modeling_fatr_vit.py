@@ -232,12 +232,12 @@ class FATRViTLayer(ViTLayer):
         hidden_states, _, scores, shift = self.attention(
             self.layernorm_before(hidden_states), layout, tokens, num_outputs, **kwargs
         )
-        hidden_states = add_residual(residual, self.dropout(hidden_states), shift)
+        in_place = bool(self.attention.is_fused)
+        hidden_states = add_residual(residual, self.dropout(hidden_states), shift, in_place)
         if tokens.reduces and num_outputs is None:
             hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens, reduction_implementation)
-        residual = hidden_states
-        hidden_states = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
-        return hidden_states + residual, layout
+        update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        return add_residual(hidden_states, update, in_place=in_place), layout
 
 
 class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):

@@ -120,17 +120,17 @@ def token_means(hidden_states: Tensor) -> Tensor:
     return OPERATORS.token_means(hidden_states) if fuses_elementwise(hidden_states) else hidden_states.mean(dim=1)
 
 
-def add_residual(residual: Tensor, update: Tensor, vector: Tensor | None) -> Tensor:
+def add_residual(residual: Tensor, update: Tensor, vector: Tensor | None = None, in_place: bool = False) -> Tensor:
     """``residual + update``, and ``vector`` (batch, hidden) for every token where there is one.
 
     Args:
         residual, update: (batch, tokens, hidden).
+        in_place: the update's memory may be overwritten, which on a CPU is much faster than taking new.
     """
-    if vector is None:
-        return residual + update
-    if fuses_elementwise(residual, update, vector):
+    if vector is not None and fuses_elementwise(residual, update, vector):
         return OPERATORS.add_residual(residual, update, vector)
-    return (residual + update).add_(vector[:, None])
+    total = update.add_(residual) if in_place and update.dtype == residual.dtype else residual + update
+    return total if vector is None else total.add_(vector[:, None])
 
 
 def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> str:
