@@ -61,8 +61,8 @@ def contestant_row(comparison: Comparison, measurement: Measurement) -> list[str
 
 READING = (
     "ms: median time of a batch; spread: its interquartile range. speed: over the stock model's. of bound: share of "
-    "the truncation bound's speed. Both are medians of the rounds' own ratios. MACs: multiply-accumulates of the method "
-    "for one image; memory: the peak of a step, weights included. In brackets: over the stock model's."
+    "the truncation bound's speed; both are medians of the rounds' own ratios. MACs: multiply-accumulates of "
+    "the method for one image; memory: the peak of a step, weights included. In brackets: over the stock model's."
 )
 """Explains the columns of ``comparison_table``."""
 
