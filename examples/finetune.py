@@ -201,9 +201,9 @@ class FineTuning:
         """Accuracy, multiply-accumulates and speed of the unreduced model and of FATR before and after training."""
         transform = image_transform(processor)
         pixel_values = transform(self.data.test[: self.arguments.per_device_eval_batch_size])["pixel_values"]
-        models: dict[str, PreTrainedModel] = {"unreduced": base, "FATR": model}
+        models: dict[str, PreTrainedModel] = {"unreduced": base, "FATR": model.fuse()}
         speed = compare_throughput(models, pixel_values.to(model.device))
-        macs = {name: count_macs(each) for name, each in models.items()}
+        macs = {name: count_macs(each) for name, each in (("unreduced", base), ("FATR", model))}
         return [
             ModelCost("ViT, unreduced", accuracies[0], macs["unreduced"], speed["unreduced"]),
             ModelCost("FATR, before fine-tuning", accuracies[1], macs["FATR"], speed["FATR"]),

@@ -9,10 +9,19 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_methods_example_runs():
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "method.md").read_text(), re.DOTALL)
+def run_example(page):
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     names = {}
     exec(code, names)
+    return names
+
+
+def test_the_example_of_speed_runs():
+    assert run_example("speed.md")["logits"].shape == (2, 2)
+
+
+def test_the_methods_example_runs():
+    names = run_example("method.md")
     assert names["dense"].shape == (2, 64, 48)
     assert names["unreduced"].logits.shape == (2, 2)
 
