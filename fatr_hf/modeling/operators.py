@@ -7,6 +7,7 @@ different versions never call each other's.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,16 @@ from .kernels_triton import reduce_tokens_backward as reduce_tokens_backward_ker
 from .kernels_triton import token_means as token_means_kernel
 from .token_reduction import TokenLayout, reduce_tokens
 
-SOURCES = ("attention_scores.py", "kernels_triton.py", "operators.py")
-CODE = b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES)
-NAMESPACE = f"fatr_{hashlib.sha256(CODE).hexdigest()[:16]}"
+SOURCES = ("attention_scores.py", "kernels_triton.py", "operators.py", "token_reduction.py")
+
+
+def hash_of_sources() -> str:
+    """16 hexadecimal digits that change with any of ``SOURCES``."""
+    code = b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES)
+    return hashlib.sha256(code).hexdigest()[:16]
+
+
+NAMESPACE = f"fatr_{hash_of_sources()}"
 OPERATORS: Any = getattr(torch.ops, NAMESPACE)
 
 REDUCTION_IMPLEMENTATIONS = ("plain", "triton")
@@ -46,6 +54,24 @@ def column_kernel_serves(query: Tensor, key: Tensor) -> bool:
     """Whether the fused kernel of the column means takes these queries and keys (batch, heads, tokens, head_dim)."""
     head_dim = query.shape[3]
     return kernels_serve(query, key) and head_dim % 8 == 0 and head_dim <= 128
+
+
+def refuse_kernels(argument: str, tensor: Tensor, head_dim: int = 8) -> None:
+    """Raises a ValueError where the fused kernels were asked for by name and cannot run on such a tensor.
+
+    Under Triton's interpreter they run on the CPU too.
+    """
+    if not HAS_TRITON:
+        reason = "triton is not installed"
+    elif tensor.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        reason = f"the tensors are on {tensor.device.type}, not on a GPU"
+    elif tensor.dtype not in KERNEL_DTYPES:
+        reason = f"{tensor.dtype} is none of float32, bfloat16 and float16"
+    elif head_dim % 8 or head_dim > 128:
+        reason = f"the head dimension {head_dim} is no multiple of 8 up to 128"
+    else:
+        return
+    raise ValueError(f"{argument}='triton' cannot serve here: {reason}. Leave it out to have the best chosen.")
 
 
 def column_means(
@@ -105,7 +131,10 @@ def reduction_function(
         raise ValueError(
             f"reduction_implementation={implementation!r} must be one of {', '.join(REDUCTION_IMPLEMENTATIONS)}."
         )
-    return fused_reduce_tokens if implementation == "triton" else reduce_tokens
+    if implementation == "plain":
+        return reduce_tokens
+    refuse_kernels("reduction_implementation", hidden_states)
+    return fused_reduce_tokens
 
 
 def fuses_elementwise(*tensors: Tensor) -> bool:

@@ -138,6 +138,22 @@ def test_unknown_implementations_are_refused(make_fatr, pixel_values):
         make_fatr()(pixel_values, score_implementation="fast")
 
 
+@needs_triton
+def test_kernels_asked_for_where_they_cannot_run(make_fatr, pixel_values, monkeypatch):
+    with pytest.raises(ValueError, match=r"score_implementation='triton' cannot serve here: torch.float64 is none of"):
+        make_fatr().double()(pixel_values.double(), score_implementation="triton")
+    with pytest.raises(ValueError, match=r"reduction_implementation='triton' cannot serve here: torch.float64"):
+        make_fatr().double()(pixel_values.double(), reduction_implementation="triton")
+    with pytest.raises(ValueError, match="head dimension 4 is no multiple of 8"):
+        make_fatr(num_attention_heads=8)(pixel_values, score_implementation="triton")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match="on cpu, not on a GPU"):
+        make_fatr()(pixel_values, reduction_implementation="triton")
+    monkeypatch.setattr(operators, "HAS_TRITON", False)
+    with pytest.raises(ValueError, match="triton is not installed"):
+        make_fatr()(pixel_values, score_implementation="triton")
+
+
 def copy_of_the_code(tmp_path, monkeypatch, name, changed):
     """The modeling files as a package of another name, as a repository's code is."""
     shutil.copytree(MODELING, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

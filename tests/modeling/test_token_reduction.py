@@ -7,6 +7,7 @@ import torch
 from fatr_hf.modeling.token_reduction import (
     TokenLayout,
     dense_layout,
+    descending_order,
     nested_window_indices,
     partition_tokens,
     pool_windows,
@@ -314,3 +315,18 @@ def test_gradients_of_pool_windows(generator, windows):
     counts = torch.tensor([[1, 3, 0, 2, 1], [2, 1, 1, 0, 5]])
     index = torch.randint(0, windows**2, (2, 5), generator=generator)
     assert torch.autograd.gradcheck(lambda tokens: pool_windows(tokens, counts, index, windows)[0], tokens)
+
+
+@pytest.mark.parametrize("patches", [1, 5, 196], ids="patches{}".format)
+def test_exported_graphs_rank_as_the_sort_does(monkeypatch, patches):
+    scores = torch.randint(0, 7, (4, patches)) / 7
+    expected = descending_order(scores)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(descending_order(scores), expected)
+
+
+def test_scores_that_are_no_numbers_rank_last():
+    scores = torch.tensor([[torch.nan, 0.5, -torch.inf, torch.nan, 0.7]])
+    kept, folded = partition_tokens(scores, 3)
+    assert kept.tolist() == [[0, 1, 4]]  # -inf and not-a-number are equal: the first wins
+    assert folded.tolist() == [[2, 3]]
