@@ -25,7 +25,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..modeling.frequency_attention import AttentionResult, attend
-from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention, reads_prefix_alone
+from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention, is_fused, reads_prefix_alone
 from ..modeling.operators import add_residual
 from .configuration import BaselineConfig
 
@@ -135,7 +135,13 @@ class BaselinePreTrainedModel(ViTPreTrainedModel):
     _can_record_outputs = {"hidden_states": BaselineLayer, "attentions": BaselineAttention}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As in transformers, under the state dict's names, which a resumed Trainer reads without renaming."""
+        """As in transformers, under the state dict's names, which a resumed Trainer reads without renaming.
+
+        Raises:
+            ValueError: a fused copy, whose weights have other names.
+        """
+        if is_fused(self):
+            raise ValueError("A fused model cannot be saved: save the model that it was made from.")
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
 

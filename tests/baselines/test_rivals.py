@@ -158,6 +158,12 @@ def test_training_and_resuming(rival, tmp_path):
     torch.testing.assert_close(whole.state_dict(), resumed.state_dict())
 
 
+def test_fused_copies_are_not_saved(rival, tmp_path):
+    with pytest.raises(ValueError, match="cannot be saved"):
+        fuse_projections(rival).save_pretrained(tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
+
+
 def test_fused_copies_give_the_same_logits(rival, pixel_values):
     fused = fuse_projections(rival)
     assert all(layer.attention.qkv_proj is not None for layer in fused.vit.layers)
