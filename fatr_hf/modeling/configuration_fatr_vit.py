@@ -74,7 +74,8 @@ class FATRViTConfig(ViTConfig):
             reduction layer. 1.0 leaves that layer an ordinary one.
         dc_windows (`int` or `list[int]`, *optional*):
             Windows along each side of the patch grid; the patches dropped in a window become one DC token. One value,
-            or one per reduction layer; each divides the one before. Defaults to 2 in the first, then 1.
+            or one per reduction layer; each divides the one before. Defaults to 2 in the first, then 1. 0 in all of
+            them is there for ablation: what is not kept is dropped.
         reweight_attention (`bool`, defaults to `True`):
             Whether heads learn to re-weight high frequencies and DC tokens (omega1, omega2).
         dc_position_embeddings (`bool`, defaults to `True`):
@@ -200,8 +201,10 @@ class FATRViTConfig(ViTConfig):
             if not is_number(ratio) or not 0 < ratio <= 1:
                 raise ValueError(f"keep_ratio={self.keep_ratio} must lie in (0, 1]; {ratio!r} does not.")
         for windows in per_layer("dc_windows", self.dc_windows, layers):
-            if not is_integer(windows) or windows < 1:
-                raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 1; {windows!r} is not.")
+            if not is_integer(windows) or windows < 0:
+                raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 0; {windows!r} is not.")
+            if not windows and any(per_layer("dc_windows", self.dc_windows, layers)):
+                raise ValueError(f"dc_windows={self.dc_windows} must be 0 in every reduction layer or in none.")
         if not is_integer(self.token_multiple) or self.token_multiple < 1:
             raise ValueError(f"token_multiple={self.token_multiple!r} must be an integer of at least 1.")
         if not is_number(self.dc_size_exponent) or not 0 <= self.dc_size_exponent <= 1:

@@ -98,7 +98,7 @@ class FATRViTAttention(ProjectingAttention):
     def __init__(self, config: FATRViTConfig, tokens: LayerTokens):
         super().__init__(config)
         heads = config.num_attention_heads
-        has_omega1 = config.reweight_attention and tokens.dc_out > 0
+        has_omega1 = config.reweight_attention and tokens.follows_reduction
         has_omega2 = config.reweight_attention and tokens.dc_in > 0
         self.omega1 = nn.Parameter(torch.zeros(heads)) if has_omega1 else None
         self.omega2 = nn.Parameter(torch.zeros(heads)) if has_omega2 else None
@@ -122,7 +122,7 @@ class FATRViTAttention(ProjectingAttention):
             re-weighting adds to the output of every token of an image (batch, hidden).
         """
         query, key, value = self.project(hidden_states, num_queries)
-        if tokens.dc_out and (self.omega1 is not None or self.omega2 is not None):
+        if tokens.follows_reduction and (self.omega1 is not None or self.omega2 is not None):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
         if layout.num_dc and self.dc_gain is not None:
             value[:, :, -layout.num_dc :] *= self.dc_gain
@@ -178,7 +178,7 @@ class FATRViTReduction(nn.Module):
     def __init__(self, config: FATRViTConfig, tokens: LayerTokens):
         super().__init__()
         self.config = config
-        has_embeddings = config.dc_position_embeddings and tokens.reduces
+        has_embeddings = config.dc_position_embeddings and tokens.reduces and tokens.dc_out > 0
         shape = (tokens.dc_out, config.hidden_size)
         self.dc_position_embeddings = nn.Parameter(torch.zeros(shape)) if has_embeddings else None
 
@@ -192,7 +192,7 @@ class FATRViTReduction(nn.Module):
     ) -> tuple[Tensor, TokenLayout]:
         """Reduces (batch, tokens, hidden); ``implementation`` is one of ``REDUCTION_IMPLEMENTATIONS``."""
         scores = selection_scores(self.config.selection, attention_scores, hidden_states, layout, tokens.layer)
-        reduce = reduction_function(implementation, hidden_states, self.dc_position_embeddings)
+        reduce = reduction_function(implementation, hidden_states, tokens.windows_out, self.dc_position_embeddings)
         return reduce(
             hidden_states, scores, layout, tokens.patches_out, tokens.windows_out, self.dc_position_embeddings
         )
@@ -228,16 +228,40 @@ class FATRViTLayer(ViTLayer):
             reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the best that is there.
             num_outputs: compute only what becomes of so many first tokens, and leave a reduction out.
         """
+        hidden_states, scores = self.attend(hidden_states, layout, tokens, num_outputs, **kwargs)
+        if num_outputs is not None:
+            tokens = tokens.without_reduction()
+        return self.reduce_and_mix(hidden_states, scores, layout, tokens, reduction_implementation)
+
+    def attend(
+        self,
+        hidden_states: Tensor,
+        layout: TokenLayout,
+        tokens: LayerTokens,
+        num_outputs: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer up to its reduction: attention and its residual; and the attention scores (batch, tokens)."""
         residual = hidden_states[:, :num_outputs]
         hidden_states, _, scores, shift = self.attention(
             self.layernorm_before(hidden_states), layout, tokens, num_outputs, **kwargs
         )
         in_place = bool(self.attention.is_fused)
-        hidden_states = add_residual(residual, self.dropout(hidden_states), shift, in_place)
-        if tokens.reduces and num_outputs is None:
+        return add_residual(residual, self.dropout(hidden_states), shift, in_place), scores
+
+    def reduce_and_mix(
+        self,
+        hidden_states: Tensor,
+        scores: Tensor | None,
+        layout: TokenLayout,
+        tokens: LayerTokens,
+        reduction_implementation: str | None = None,
+    ) -> tuple[Tensor, TokenLayout]:
+        """The layer from its reduction on: where the schedule says so the sequence shrinks, then the MLP."""
+        if tokens.reduces:
             hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens, reduction_implementation)
         update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
-        return add_residual(hidden_states, update, in_place=in_place), layout
+        return add_residual(hidden_states, update, in_place=bool(self.attention.is_fused)), layout
 
 
 class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
@@ -318,11 +342,11 @@ def refuse_fused(model: nn.Module, method: str) -> None:
 def refuse_lacking_parameters(layer: FATRViTLayer, tokens: LayerTokens, config: FATRViTConfig) -> None:
     """Raises a ValueError where a layer lacks a parameter that the schedule and configuration call for."""
     lacking = []
-    if config.reweight_attention and tokens.dc_out and layer.attention.omega1 is None:
+    if config.reweight_attention and tokens.follows_reduction and layer.attention.omega1 is None:
         lacking.append("omega1")
     if config.reweight_attention and tokens.dc_in and layer.attention.omega2 is None:
         lacking.append("omega2")
-    if config.dc_position_embeddings and tokens.reduces:
+    if config.dc_position_embeddings and tokens.reduces and tokens.dc_out:
         embeddings = layer.reduction.dc_position_embeddings
         if embeddings is None or len(embeddings) != tokens.dc_out:
             lacking.append(f"DC position embeddings for {tokens.windows_out} x {tokens.windows_out} windows")

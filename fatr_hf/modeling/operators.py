@@ -115,9 +115,9 @@ def fused_reduce_tokens(
 
 
 def reduction_function(
-    implementation: str | None, hidden_states: Tensor, dc_position_embeddings: Tensor | None
+    implementation: str | None, hidden_states: Tensor, windows: int, dc_position_embeddings: Tensor | None
 ) -> Callable[..., tuple[Tensor, TokenLayout]]:
-    """One of ``REDUCTION_IMPLEMENTATIONS``: as named, or the fused kernel where it serves.
+    """One of ``REDUCTION_IMPLEMENTATIONS``: as named, or the fused kernel where it serves; it makes DC tokens.
 
     Raises:
         ValueError: an unknown name.
@@ -125,7 +125,7 @@ def reduction_function(
     if implementation is None:
         tensors = (hidden_states,) if dc_position_embeddings is None else (hidden_states, dc_position_embeddings)
         same_dtype = all(tensor.dtype == hidden_states.dtype for tensor in tensors)
-        fused = same_dtype and kernels_serve(*tensors) and not torch.compiler.is_exporting()
+        fused = windows > 0 and same_dtype and kernels_serve(*tensors) and not torch.compiler.is_exporting()
         implementation = "triton" if fused else "plain"
     if implementation not in REDUCTION_IMPLEMENTATIONS:
         raise ValueError(
@@ -133,6 +133,10 @@ def reduction_function(
         )
     if implementation == "plain":
         return reduce_tokens
+    if not windows:
+        raise ValueError(
+            "reduction_implementation='triton' makes DC tokens, of which dc_windows=0 wants none: leave it out."
+        )
     refuse_kernels("reduction_implementation", hidden_states)
     return fused_reduce_tokens
 

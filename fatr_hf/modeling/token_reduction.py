@@ -155,7 +155,8 @@ def reduce_tokens(
         scores: (batch, patches), higher is kept; carries no gradient.
         layout: where the patches are.
         keep: patch tokens that stay, at least 1 and fewer than there are.
-        windows: DC windows along each side of the grid; divides ``layout.windows`` where that is not 0.
+        windows: DC windows along each side of the grid; divides ``layout.windows`` where that is not 0. 0 where no
+            DC token is to stand for the other patches: they are dropped.
         dc_position_embeddings: (windows**2, hidden), added to the new DC tokens.
 
     Returns:
@@ -163,6 +164,10 @@ def reduce_tokens(
     """
     first, last = layout.num_prefix, layout.num_prefix + layout.num_patches
     kept, folded = partition_tokens(scores, keep)
+    positions = layout.positions.gather(1, kept)
+    remaining = [hidden_states[:, :first], take_tokens(hidden_states, first + kept)]
+    if not windows:
+        return torch.cat(remaining, dim=1), layout._replace(positions=positions)
 
     folded_positions = layout.positions.gather(1, folded)
     window_index = window_indices(layout.grid, windows, hidden_states.device)[folded_positions]
@@ -176,8 +181,7 @@ def reduce_tokens(
     if dc_position_embeddings is not None:
         dc_tokens = dc_tokens + dc_position_embeddings
 
-    reduced = torch.cat([hidden_states[:, :first], take_tokens(hidden_states, first + kept), dc_tokens], dim=1)
-    positions = layout.positions.gather(1, kept)
+    reduced = torch.cat([*remaining, dc_tokens], dim=1)
     return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
 
 
@@ -185,14 +189,14 @@ def token_sources(layout: TokenLayout) -> Tensor:
     """For every patch of the original grid the place in the sequence that stands for it: its own, or its DC token's.
 
     Returns:
-        (batch, rows * columns) int64.
+        (batch, rows * columns) int64; -1 for a patch that was dropped without a DC token.
     """
     batch_size, patches = layout.positions.shape[0], layout.grid[0] * layout.grid[1]
     device = layout.positions.device
     is_kept = torch.zeros(batch_size, patches, dtype=torch.bool, device=device).scatter(1, layout.positions, True)
     own = layout.num_prefix + is_kept.cumsum(dim=1) - 1
     if not layout.windows:
-        return own
+        return own.masked_fill(~is_kept, -1)
     dc = layout.num_prefix + layout.num_patches + window_indices(layout.grid, layout.windows, device)
     return torch.where(is_kept, own, dc)
 
@@ -206,6 +210,6 @@ def restore_tokens(hidden_states: Tensor, source: Tensor) -> Tensor:
         source: (batch, patches) int64, one entry of the model's ``token_sources``.
 
     Returns:
-        (batch, patches, hidden), patches row by row.
+        (batch, patches, hidden), patches row by row; zeros where nothing stands for a patch.
     """
-    return take_tokens(hidden_states, source)
+    return take_tokens(hidden_states, source.clamp(min=0)).masked_fill(source[:, :, None] < 0, 0)

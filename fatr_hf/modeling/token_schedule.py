@@ -19,6 +19,8 @@ class LayerTokens(NamedTuple):
     windows_in: int
     """DC windows along each side of the input's grid; 0 where the input holds no DC tokens."""
     windows_out: int
+    follows_reduction: bool
+    """Whether this layer or one before it reduces."""
 
     @property
     def dc_in(self) -> int:
@@ -40,6 +42,10 @@ class LayerTokens(NamedTuple):
     def reduces(self) -> bool:
         """Whether the layer shortens its sequence between attention and MLP."""
         return self.tokens_out < self.tokens_in
+
+    def without_reduction(self) -> "LayerTokens":
+        """The same layer passing on what it is given."""
+        return self._replace(patches_out=self.patches_in, windows_out=self.windows_in)
 
 
 def per_layer(name: str, value: Any, reduction_layers: Sequence[int]) -> list[Any]:
@@ -100,7 +106,7 @@ def plan_tokens(
         num_prefix: tokens before the patches (CLS and its like), never reduced.
         reduction_layers: 0-based layers that reduce, increasing.
         keep_ratios: for each of them the share of patch tokens kept; 1.0 leaves that layer an ordinary one.
-        dc_windows: for each of them the number of windows along each side of the grid.
+        dc_windows: for each of them the number of windows along each side of the grid; 0 drops tokens for good.
         token_multiple: sequence lengths after a reduction are multiples of this.
 
     Raises:
@@ -114,9 +120,9 @@ def plan_tokens(
         if ratio != 1
     }
     plan = []
-    patches, windows_in = rows * columns, 0
+    patches, windows_in, has_reduced = rows * columns, 0, False
     for layer in range(num_layers):
-        tokens = LayerTokens(layer, num_prefix, patches, patches, windows_in, windows_in)
+        tokens = LayerTokens(layer, num_prefix, patches, patches, windows_in, windows_in, has_reduced)
         if layer in steps:
             ratio, windows = steps[layer]
             if windows > min(rows, columns):
@@ -124,13 +130,13 @@ def plan_tokens(
                     f"dc_windows={windows} at layer {layer} exceeds the grid of {rows} x {columns} patches: at most "
                     f"{min(rows, columns)} windows fit along each side."
                 )
-            if windows_in and windows_in % windows:
+            if windows_in and (not windows or windows_in % windows):
                 raise ValueError(
                     f"dc_windows={windows} at layer {layer} does not divide the {windows_in} windows before it: "
                     "windows must nest, so that old DC tokens fall into one new window each."
                 )
             kept = kept_patches(patches, ratio, num_prefix + windows**2, token_multiple)
-            tokens = tokens._replace(patches_out=kept, windows_out=windows)
+            tokens = tokens._replace(patches_out=kept, windows_out=windows, follows_reduction=True)
             if tokens.tokens_out >= tokens.tokens_in:
                 raise ValueError(
                     f"The reduction at layer {layer} would not shorten the sequence: {tokens.tokens_in} tokens enter "
@@ -138,5 +144,5 @@ def plan_tokens(
                     "tokens). Lower keep_ratio or dc_windows there, or drop the layer from reduction_layers."
                 )
         plan.append(tokens)
-        patches, windows_in = tokens.patches_out, tokens.windows_out
+        patches, windows_in, has_reduced = tokens.patches_out, tokens.windows_out, tokens.follows_reduction
     return plan

@@ -62,7 +62,7 @@ def pool(tokens, counts, index, count):
         chosen = inside or range(len(index))
         means.append(weighted_mean([tokens[place] for place in chosen], [counts[place] for place in chosen]))
         totals.append(sum(counts[place] for place in inside))
-    return torch.stack(means), totals
+    return torch.stack(means) if means else torch.empty(0), totals
 
 
 def reduce(hidden, scores, positions, dc_counts, grid, prefix, old_windows, keep, new_windows, embeddings=None):
@@ -90,8 +90,8 @@ def sources(grid, prefix, positions, dc_windows):
     """For every patch the place in the sequence that stands for it: its own, or its DC token's."""
     result = []
     for patch, window in enumerate(windows(grid, dc_windows)):
-        own = patch in positions
-        result.append(prefix + (positions.index(patch) if own else len(positions) + window))
+        place = positions.index(patch) if patch in positions else len(positions) + window
+        result.append(prefix + place if patch in positions or dc_windows else -1)
     return result
 
 

@@ -160,7 +160,7 @@ INVALID = {
         alone(st.lists(st.sampled_from([0.5, 1.0]), max_size=6).filter(lambda ratios: len(ratios) != 3)),
     ),
     "dc_windows": st.one_of(
-        alone(bad_count),
+        alone(bad_count.filter(lambda windows: windows != 0)),
         among(bad_count),
         alone(other_types),
         alone(st.integers(5, 10**9)),

@@ -287,6 +287,16 @@ def test_every_patch_is_represented_once(generator, chain, batch):
                 assert torch.equal(restored[image, patch], reduced[image, source[image, patch]])
 
 
+def test_patches_dropped_for_good_have_no_source():
+    hidden = torch.tensor([9.0, 0, 1, 2, 3, 4, 5])[None, :, None]
+    scores = torch.tensor([[0.0, 1, 0, 0, 1, 0]])
+    reduced, layout = reduce_tokens(hidden, scores, dense_layout(1, (2, 3), 1, CPU), 2, 0)
+    assert reduced.flatten().tolist() == [9, 1, 4]
+    source = token_sources(layout)
+    assert source.tolist() == [[-1, 1, -1, -1, 2, -1]]
+    assert restore_tokens(reduced, source).flatten().tolist() == [0, 1, 0, 0, 4, 0]
+
+
 def test_restored_grid_by_hand():
     # 2 x 3 patches with the values 0 to 5; patches 1 and 4 stay, the other four have the mean 2.5.
     hidden = torch.tensor([9.0, 0, 1, 2, 3, 4, 5])[None, :, None]

@@ -167,7 +167,8 @@ REFUSALS = {
     "ratio-one-bad": ({"keep_ratio": [0.7, 0.7, 2.0]}, "keep_ratio=[0.7, 0.7, 2.0]", "(0, 1]", "2.0 does not"),
     "ratio-text": ({"keep_ratio": "half"}, "keep_ratio", "'half'"),
     "ratios-too-few": ({"keep_ratio": [0.7]}, "keep_ratio=[0.7]", "1 entries", "3 reduction layers"),
-    "windows-zero": ({"dc_windows": [0, 1, 1]}, "dc_windows=[0, 1, 1]", "at least 1"),
+    "windows-negative": ({"dc_windows": [-1, 1, 1]}, "dc_windows=[-1, 1, 1]", "at least 0"),
+    "windows-partly-zero": ({"dc_windows": [2, 0, 0]}, "dc_windows=[2, 0, 0]", "every reduction layer or in none"),
     "windows-too-few": ({"dc_windows": [2, 1]}, "dc_windows=[2, 1]", "2 entries", "3 reduction layers"),
     "windows-exceed-grid": ({"dc_windows": 5}, "dc_windows=5", "layer 1", "4 x 6", "at most 4"),
     "windows-do-not-nest": (
