@@ -87,6 +87,8 @@ class FATRViTConfig(ViTConfig):
             Fewer tokens are kept until a reduced sequence's length is a multiple of this.
         dc_size_exponent (`float`, defaults to 0.0):
             Raises the attention logits towards a DC token of `c` patches by this times `log(c)`, in [0, 1].
+        measured_latencies (`dict`, *optional*):
+            Milliseconds by keep ratio, by the device they were measured on; written by `model.for_budget`.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field of the wrong type or value, a misspelt field, or a
@@ -104,6 +106,7 @@ class FATRViTConfig(ViTConfig):
     selection: str = "high_frequency"
     token_multiple: int = 1
     dc_size_exponent: float | int = 0.0
+    measured_latencies: dict[str, dict[str, float]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_misspelt_fields(kwargs)

@@ -1,10 +1,11 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
 """The model card of a FATR repository: metadata for the Hub, how to load the model, its tokens, what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .budget import schedule_macs, with_keep_ratio
 from .configuration_fatr_vit import FATRViTConfig
 from .token_schedule import LayerTokens
 
@@ -123,4 +124,25 @@ def token_table(schedule: Sequence[LayerTokens]) -> str:
             f"| {layers} | {tokens.tokens_in} | {tokens.tokens_out} | {tokens.patches_out} | {tokens.dc_out} |"
         )
         start = index + 1
+    return "\n".join(lines) + "\n"
+
+
+def budget_table(config: FATRViTConfig, accuracies: Mapping[float, float]) -> str:
+    """A Markdown section: the accuracy of one model at several keep ratios (see ``for_budget``).
+
+    Args:
+        config: the model's.
+        accuracies: top-1 accuracy in [0, 1] by keep ratio, the same in all reduction layers.
+    """
+    lines = [
+        "### Accuracy by budget",
+        "",
+        "`model.set_reduction(keep_ratio=...)` or `model.for_budget(...)` chooses.",
+        "",
+    ]
+    lines += ["| keep ratio | tokens that leave the last layer | multiply-accumulates | top-1 |", "|---|---|---|---|"]
+    for ratio, accuracy in sorted(accuracies.items()):
+        chosen = with_keep_ratio(config, ratio)
+        tokens, macs = chosen.token_schedule()[-1].tokens_out, schedule_macs(chosen) / 1e6
+        lines.append(f"| {ratio:g} | {tokens} | {macs:.1f} M | {100 * accuracy:.2f}% |")
     return "\n".join(lines) + "\n"

@@ -1,0 +1,198 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""What a schedule costs, and the gentlest one that a budget of multiply-accumulates or milliseconds allows.
+
+Multiply-accumulates follow from the configuration alone. Milliseconds are measured on the device at hand, a few times
+in a search by halves, and remembered in the configuration for that device.
+"""
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from .configuration_fatr_vit import FATRViTConfig, as_pair
+from .frequency_attention import SIZE_CHANNELS
+
+REPEATS = 7
+"""Timed forward passes for one latency, which is their median."""
+
+
+def schedule_macs(config: FATRViTConfig, image_size: int | Iterable[int] | None = None) -> int:
+    """Multiply-accumulates of one classified image: matrix products, as the configuration's schedule implies them.
+
+    Scores come from the attention map that is made anyway; normalisation, activations and sums are left out.
+
+    Args:
+        image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
+
+    Raises:
+        ValueError: an image size that the schedule cannot take.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    rows, columns = config.patch_grid(image_size)
+    patch_height, patch_width = as_pair("patch_size", config.patch_size)
+    total = rows * columns * config.num_channels * patch_height * patch_width * hidden
+    for tokens in config.token_schedule(image_size):
+        sized = bool(config.dc_size_exponent and tokens.dc_in)
+        attended = hidden + (SIZE_CHANNELS * config.num_attention_heads if sized else 0)
+        total += 4 * tokens.tokens_in * hidden**2 + 2 * tokens.tokens_in**2 * attended
+        if tokens.reduces:
+            total += tokens.dc_out * (tokens.patches_in - tokens.patches_out + tokens.dc_in) * hidden
+        total += 2 * tokens.tokens_out * hidden * inner
+    return total + hidden * (config.num_labels or 0)
+
+
+def admissible_keep_ratios(config: FATRViTConfig, image_size: int | Iterable[int] | None = None) -> list[float]:
+    """Keep ratios in hundredths, ascending, that all reduction layers can have; a reduction must shorten the sequence.
+
+    1.0 is not among them: a layer that does not reduce leaves its parameters without gradient.
+    """
+    ratios = [percent / 100 for percent in range(1, 100)]
+    return [ratio for ratio in ratios if is_admissible(config, ratio, image_size)]
+
+
+def is_admissible(
+    config: FATRViTConfig, keep_ratio: float | Sequence[float], image_size: int | Iterable[int] | None = None
+) -> bool:
+    """Whether all reduction layers can have a keep ratio, or each its own."""
+    try:
+        with_keep_ratio(config, keep_ratio).token_schedule(image_size)
+    except (StrictDataclassError, ValueError):
+        return False
+    return True
+
+
+def with_keep_ratio(config: FATRViTConfig, keep_ratio: float | Sequence[float]) -> FATRViTConfig:
+    """The same configuration with another keep ratio, checked."""
+    changed: FATRViTConfig = type(config).from_dict(config.to_dict(), keep_ratio=keep_ratio)
+    return changed
+
+
+def highest_within(ratios: Sequence[float], budgets: Sequence[tuple[str, float, Callable[[float], float]]]) -> float:
+    """The highest keep ratio whose costs are all within their budgets.
+
+    Args:
+        ratios: ascending; costs are taken to rise with them.
+        budgets: what is limited (in words), the limit, and the cost of a ratio; costs are asked for a few only.
+
+    Raises:
+        ValueError: the lowest ratio costs more than a budget; names both.
+    """
+    allowed = len(ratios)
+    for words, limit, cost in budgets:
+        allowed = bisect_right(ratios, limit, hi=allowed, key=cost)
+        if allowed == 0:
+            raise ValueError(
+                f"{words}={limit:g} cannot be met: keep_ratio={ratios[0]:g}, the lowest that this schedule allows, "
+                f"costs {cost(ratios[0]):g}. Raise the budget, or reduce in earlier layers."
+            )
+    return ratios[allowed - 1]
+
+
+def choose_keep_ratio(
+    model: Any,
+    macs: float | None,
+    latency_ms: float | None,
+    batch_size: int,
+    image_size: int | Iterable[int] | None,
+    measure: Callable[[Any, torch.Tensor], float] | None = None,
+) -> float:
+    """The highest keep ratio of a model within a budget; remembers what it measures in ``model.config``.
+
+    Args:
+        model: a FATR model; its keep ratio is changed while it is measured, and set back.
+        macs, latency_ms, batch_size, image_size: see ``FATRViTPreTrainedModel.for_budget``.
+        measure: milliseconds of a forward pass over pixel values; ``forward_milliseconds`` by default.
+
+    Raises:
+        ValueError: no budget, one that is not positive or cannot be met, a batch that is no positive integer, or a
+            model without reduction layers.
+    """
+    for name, value in (("macs", macs), ("latency_ms", latency_ms)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value!r} must be above 0.")
+    if macs is None and latency_ms is None:
+        raise ValueError("for_budget needs a budget: macs, latency_ms or both.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be an integer of at least 1.")
+    config: FATRViTConfig = model.config
+    ratios = admissible_keep_ratios(config, image_size)
+    if not config.reduction_layers or not ratios:
+        raise ValueError(
+            f"for_budget: reduction_layers={config.reduction_layers} and dc_windows={config.dc_windows} allow no "
+            "keep ratio below 1, so there is nothing to choose."
+        )
+    budgets: list[tuple[str, float, Callable[[float], float]]] = []
+    if macs is not None:
+        budgets.append(("macs", macs, lambda ratio: schedule_macs(with_keep_ratio(config, ratio), image_size)))
+    if latency_ms is not None:
+        latency = remembered_latency(model, batch_size, image_size, measure or forward_milliseconds)
+        budgets.append(("latency_ms", latency_ms, latency))
+    return highest_within(ratios, budgets)
+
+
+def remembered_latency(
+    model: Any,
+    batch_size: int,
+    image_size: int | Iterable[int] | None,
+    measure: Callable[[Any, torch.Tensor], float],
+) -> Callable[[float], float]:
+    """A function from keep ratio to milliseconds that measures what ``config.measured_latencies`` does not hold."""
+    config = model.config
+    height, width = as_pair("image_size", config.image_size if image_size is None else image_size)
+    pixel_values = torch.randn(batch_size, config.num_channels, height, width, device=model.device, dtype=model.dtype)
+    key = latency_key(model, pixel_values)
+
+    def latency(ratio: float) -> float:
+        known = config.measured_latencies or {}
+        name = f"{ratio:.2f}"
+        if name not in known.get(key, {}):
+            before = config.keep_ratio
+            model.set_reduction(keep_ratio=ratio)
+            try:
+                milliseconds = measure(model, pixel_values)
+            finally:
+                model.set_reduction(keep_ratio=before)
+            config.measured_latencies = known | {key: known.get(key, {}) | {name: milliseconds}}
+        return float(config.measured_latencies[key][name])
+
+    return latency
+
+
+def latency_key(model: Any, pixel_values: torch.Tensor) -> str:
+    """What a latency depends on beside the keep ratio: device, number format, batch, attention, schedule, torch."""
+    config, device = model.config, pixel_values.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    batch, _, height, width = pixel_values.shape
+    parts = (
+        f"{name}{threads}",
+        str(pixel_values.dtype).removeprefix("torch."),
+        f"{batch} x {height} x {width}",
+        str(config._attn_implementation),
+        f"layers {config.reduction_layers} windows {config.dc_windows} multiple {config.token_multiple}",
+        f"torch {torch.__version__}",
+    )
+    return " | ".join(parts)
+
+
+@torch.inference_mode()
+def forward_milliseconds(model: Any, pixel_values: torch.Tensor) -> float:
+    """Milliseconds of a forward pass in evaluation mode: the median of ``REPEATS``, after two that do not count."""
+    was_training = model.training
+    model.eval()
+    samples = []
+    try:
+        for _ in range(REPEATS + 2):
+            start = time.perf_counter()
+            model(pixel_values, interpolate_pos_encoding=True)
+            if pixel_values.device.type != "cpu":
+                torch.accelerator.synchronize(pixel_values.device)
+            samples.append(1e3 * (time.perf_counter() - start))
+    finally:
+        model.train(was_training)
+    return median(samples[2:])

@@ -1,0 +1,166 @@
+"""Keep ratios that change while training: one model for many budgets, or a gentle start.
+
+Between steps the configuration is as it was given, so that evaluations and checkpoints see that and nothing else.
+"""
+
+import random
+from typing import Any
+
+from accelerate.utils import extract_model_from_parallel
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..modeling.budget import admissible_keep_ratios, is_admissible
+from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.token_schedule import per_layer
+
+
+class KeepRatioCallback(TrainerCallback):
+    """Sets a keep ratio before every optimiser step and takes it back after it; subclasses say which."""
+
+    def __init__(self) -> None:
+        self.nominal: Any = None
+        self.allowed: list[float] = []
+
+    def keep_ratio(self, args: TrainingArguments, state: TrainerState, model: Any) -> Any:
+        """The keep ratio of the coming step: one, or one for each reduction layer."""
+        raise NotImplementedError
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Notes the keep ratio as it is configured.
+
+        Raises:
+            ValueError: a model that is no FATR model.
+        """
+        fatr = fatr_model(model, type(self).__name__)
+        self.nominal, self.allowed = fatr.config.keep_ratio, admissible_keep_ratios(fatr.config)
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Sets the step's keep ratio, for all of its accumulated batches.
+
+        Raises:
+            ValueError: another callback of this kind has set one.
+        """
+        fatr = fatr_model(model, type(self).__name__)
+        if fatr.config.keep_ratio != self.nominal:
+            raise ValueError(
+                f"The keep ratio is changed by something else than {type(self).__name__} while it trains: use one "
+                "callback of this kind at a time."
+            )
+        fatr.set_reduction(keep_ratio=self.keep_ratio(args, state, fatr))
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Sets the configured keep ratio again."""
+        fatr_model(model, type(self).__name__).set_reduction(keep_ratio=self.nominal)
+
+
+class ElasticKeepRatio(KeepRatioCallback):
+    """Draws one keep ratio for each step, the same in all layers and on all processes.
+
+    The model then serves every budget in the range: ``model.set_reduction(keep_ratio=...)``, ``model.for_budget(...)``.
+    The draw depends on the seed and the number of the step alone, so that a resumed run goes on with the same ones.
+
+    Args:
+        low, high: the range, both included.
+        seed: of the draws.
+        step: distance between the ratios that are drawn; each is another shape for ``torch.compile``.
+
+    Raises:
+        ValueError: a range that is empty or not in (0, 1), or a step that is not positive; in training, ratios that
+            the model's schedule does not allow.
+    """
+
+    def __init__(self, low: float, high: float, seed: int = 0, step: float = 0.05):
+        super().__init__()
+        if not 0 < low <= high < 1:
+            raise ValueError(
+                f"The range of keep ratios from {low} to {high} must be ascending and inside (0, 1); at 1 nothing is "
+                "reduced, and parameters of the reduction would get no gradient."
+            )
+        if not step > 0:
+            raise ValueError(f"step={step} must be above 0.")
+        self.seed = seed
+        # The margin keeps a step that hits the end from being lost to rounding.
+        self.ratios = [round(low + place * step, 6) for place in range(int((high - low) / step + 1e-6) + 1)]
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Refuses ratios that the model's schedule does not allow."""
+        super().on_train_begin(args, state, control, model, **kwargs)
+        low, high, allowed = self.ratios[0], self.ratios[-1], self.allowed
+        if not allowed or low < allowed[0] or high > allowed[-1]:
+            limits = f"from {allowed[0]} to {allowed[-1]}" if allowed else "none at all"
+            raise ValueError(
+                f"Keep ratios from {low} to {high} are to be drawn, but the schedule allows {limits}: a reduction must "
+                "shorten the sequence."
+            )
+
+    def keep_ratio(self, args: TrainingArguments, state: TrainerState, model: Any) -> float:
+        return random.Random(f"{self.seed} {state.global_step}").choice(self.ratios)
+
+
+class KeepRatioWarmup(KeepRatioCallback):
+    """Lowers the keep ratios in a straight line, from the highest that the schedule allows to the configured ones.
+
+    Args:
+        steps: optimiser steps until the configured ratios are reached, or below 1 the share of all steps.
+
+    Raises:
+        ValueError: steps that are not positive.
+    """
+
+    def __init__(self, steps: float):
+        super().__init__()
+        if not steps > 0:
+            raise ValueError(f"keep_ratio_warmup={steps} must be above 0: steps, or below 1 their share.")
+        self.steps = steps
+
+    def keep_ratio(self, args: TrainingArguments, state: TrainerState, model: Any) -> Any:
+        steps = self.steps if self.steps >= 1 else self.steps * state.max_steps
+        done = min(1.0, state.global_step / steps)
+        if done == 1 or not self.allowed:
+            return self.nominal
+        highest = self.allowed[-1]
+        ratios = per_layer("keep_ratio", self.nominal, model.config.reduction_layers)
+        higher = [ratio if ratio == 1 else max(ratio, ratio + (1 - done) * (highest - ratio)) for ratio in ratios]
+        # Very unlike ratios can meet in a schedule that would not shorten the sequence everywhere.
+        return higher if is_admissible(model.config, higher) else self.nominal
+
+
+def fatr_model(model: nn.Module | None, name: str) -> FATRViTPreTrainedModel:
+    """The FATR model behind the wrappers of DDP and ``torch.compile``.
+
+    Raises:
+        ValueError: another model.
+    """
+    unwrapped = extract_model_from_parallel(model, keep_torch_compile=False)
+    if not isinstance(unwrapped, FATRViTPreTrainedModel):
+        raise ValueError(f"{name} changes the reduction of a FATR model, which {type(unwrapped).__name__} is not.")
+    return unwrapped

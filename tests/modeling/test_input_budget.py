@@ -1,0 +1,116 @@
+"""Images with budgets of their own: each gets what the fixed schedule of its keep ratio gives."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fatr_hf.modeling import schedule_macs
+from fatr_hf.modeling.budget import with_keep_ratio
+from fatr_hf.modeling.input_budget import choose_buckets
+
+RATIOS = (0.3, 0.5, 0.7)
+VARIANTS = {
+    "default": {},
+    "late-first-layer": {"reduction_layers": [2, 3], "dc_windows": [2, 1]},
+    "first-layer": {"reduction_layers": [0, 2], "dc_windows": [2, 1]},
+    "sized": {"dc_size_exponent": 0.5},
+}
+
+
+@pytest.fixture
+def images():
+    """Some nearly plain, some noisy, so that their attention is spread unlike."""
+    generator = torch.Generator().manual_seed(3)
+    scales = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0])[:, None, None, None]
+    return scales * torch.randn(8, 3, 32, 32, generator=generator)
+
+
+@pytest.fixture
+def peaked(make_fatr):
+    """Builds models whose attention is far from uniform."""
+
+    def make(**fields):
+        model = make_fatr(**fields)
+        with torch.no_grad():
+            for layer in model.vit.layers:
+                layer.attention.q_proj.weight.normal_(std=0.6)
+                layer.attention.k_proj.weight.normal_(std=0.6)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_every_image_gets_its_fixed_schedule(peaked, images, fields, attention, fused):
+    model = peaked(**fields)
+    model.set_attn_implementation(attention)
+    # Layers differ in how sharp their attention is: a mass that parts these images.
+    runs = [(model.fuse() if fused else model).forward_by_mass(images, mass, RATIOS) for mass in (0.6, 0.9, 0.99)]
+    output = next(run for run in runs if len(run.keep_ratios.unique()) > 1)
+    for place, ratio in enumerate(output.keep_ratios.tolist()):
+        model.set_reduction(keep_ratio=ratio)
+        expected = model(images[place : place + 1]).logits[0]
+        torch.testing.assert_close(output.logits[place], expected, atol=1e-5, rtol=1e-5)
+        assert output.macs[place] == schedule_macs(with_keep_ratio(model.config, ratio))
+
+
+def test_order_and_company_of_images_change_nothing(peaked, images):
+    model, order = peaked(), torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
+    together, shuffled = (model.forward_by_mass(batch, 0.6, RATIOS) for batch in (images, images[order]))
+    assert torch.equal(together.keep_ratios[order], shuffled.keep_ratios)
+    torch.testing.assert_close(together.logits[order], shuffled.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_mass_moves_images_between_the_ends(peaked, images):
+    model = peaked()
+    ratios = [model.forward_by_mass(images, mass, RATIOS).keep_ratios for mass in (1e-6, 0.5, 0.7, 1.0)]
+    assert set(ratios[0].tolist()) == {0.3}
+    assert set(ratios[-1].tolist()) == {0.7}
+    for less, more in pairwise(ratios):
+        assert (less <= more).all()
+
+
+def test_another_image_size(peaked):
+    model, images = peaked(), torch.randn(3, 3, 40, 48)
+    output = model.forward_by_mass(images, 0.6, (0.5,), interpolate_pos_encoding=True)
+    model.set_reduction(keep_ratio=0.5)
+    expected = model(images, interpolate_pos_encoding=True).logits
+    torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
+    assert output.macs.tolist() == [schedule_macs(model.config, (40, 48))] * 3
+
+
+def test_buckets_by_hand():
+    scores = torch.tensor([[4.0, 3, 2, 1], [1, 1, 1, 1], [0, 0, 9, 1]])
+    # The highest 1, 2 or 3 of them hold .4 .7 .9, .25 .5 .75 and .9 1 1.
+    assert choose_buckets(scores, [1, 2, 3], 0.7).tolist() == [1, 2, 0]
+    assert choose_buckets(scores, [1, 2, 3], 0.95).tolist() == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"selection_mass": 0.0}, r"selection_mass=0.0 must lie in \(0, 1\]"),
+        ({"selection_mass": 1.5}, r"selection_mass=1.5 must lie in \(0, 1\]"),
+        ({"keep_ratios": ()}, r"keep_ratios=\[\] must be one or more increasing numbers"),
+        ({"keep_ratios": (0.7, 0.5)}, r"keep_ratios=\[0.7, 0.5\] must be one or more increasing numbers"),
+        ({"keep_ratios": (0.5, 1.0)}, r"keep_ratios=\[0.5, 1.0\]: 1.0 gives no reduction"),
+        ({"keep_ratios": (0.5, 0.99)}, r"0.99 gives no reduction"),
+    ],
+    ids=["zero-mass", "large-mass", "none", "descending", "one", "too-high"],
+)
+def test_bad_arguments_are_refused_in_words(make_fatr, images, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        make_fatr().forward_by_mass(images, **arguments)
+
+
+def test_unfit_models_are_refused(make_fatr, images):
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        make_fatr().train().forward_by_mass(images)
+    with pytest.raises(ValueError, match="needs selection='high_frequency'"):
+        make_fatr(selection="random").forward_by_mass(images)
+    model = make_fatr()
+    with model.reduction(False), pytest.raises(ValueError, match="its reduction is off"):
+        model.forward_by_mass(images)
