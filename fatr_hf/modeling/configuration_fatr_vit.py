@@ -37,6 +37,25 @@ MAE_ONLY_FIELDS = (
 )
 
 
+PRESETS = ("local",)
+"""Reductions by name, for ``from_pretrained(..., preset=...)`` (see ``preset_fields``)."""
+
+
+def preset_fields(preset: str, grid: tuple[int, int]) -> dict[str, Any]:
+    """The reduction's fields that a preset stands for, on a grid of (rows, columns) patches.
+
+    ``local``: half of the patches are kept, and windows of about 2 x 2 patches hold the others near where they were;
+    these DC tokens draw attention by the square root of the patches they stand for. On 14 x 14 patches it costs what
+    the paper's setting does, and without training it keeps more of the accuracy (docs/results.md).
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r} must be one of {', '.join(PRESETS)}.")
+    return {"keep_ratio": 0.5, "dc_windows": max(1, min(grid) // 2), "dc_size_exponent": 0.5}
+
+
 def as_pair(name: str, size: int | Iterable[int]) -> tuple[int, int]:
     """Height and width of a size given as one number or as both.
 
@@ -110,6 +129,8 @@ class FATRViTConfig(ViTConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_misspelt_fields(kwargs)
+        if "preset" in kwargs:
+            raise ValueError("preset is an argument of FATRViTConfig.from_preset and of from_pretrained, not of this.")
         if self.reduction_layers is None:
             depth = self.num_hidden_layers
             self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
@@ -124,6 +145,10 @@ class FATRViTConfig(ViTConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with every overridden field validated, and any ViT's configuration taken as a start.
 
+        Args:
+            config_dict: of a FATR ViT or of a stock one.
+            **kwargs: fields that go before those; ``preset`` names several at once (see ``preset_fields``).
+
         Raises:
             ValueError: the configuration of an architecture that is not ViT's.
         """
@@ -135,7 +160,22 @@ class FATRViTConfig(ViTConfig):
         # transformers would set overrides on the finished configuration, past its checks.
         names = {field.name for field in fields(cls)} - {"dtype"}
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        preset = kwargs.pop("preset", None)
+        if preset is not None:
+            dense = super().from_dict(
+                config_dict | overrides | {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
+            )
+            overrides = preset_fields(preset, dense.patch_grid()) | overrides
         return super().from_dict(config_dict | overrides, **kwargs)
+
+    @classmethod
+    def from_preset(cls, preset: str, **fields: Any) -> Any:
+        """A configuration of a reduction by name (see ``preset_fields``); fields that are given go before it.
+
+        Raises:
+            ValueError: an unknown preset.
+        """
+        return cls.from_dict({}, preset=preset, **fields)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:

@@ -6,6 +6,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from fatr_hf.baselines import (
     EViTConfig,
     EViTForImageClassification,
+    PoolingConfig,
+    PoolingForImageClassification,
     ToMeConfig,
     ToMeForImageClassification,
     TruncationConfig,
@@ -14,12 +16,14 @@ from fatr_hf.baselines import (
 
 CLASSES = {
     "evit": (EViTConfig, EViTForImageClassification),
+    "pooling": (PoolingConfig, PoolingForImageClassification),
     "tome": (ToMeConfig, ToMeForImageClassification),
     "truncation": (TruncationConfig, TruncationForImageClassification),
 }
 
 FIELDS = {
     "evit": {"reduction_layers": [0, 2], "keep_ratio": [0.7, 0.6]},
+    "pooling": {"reduction_layers": [0, 2], "keep_ratio": [0.7, 0.6]},
     "tome": {"merges_per_layer": [9, 0, 20, 5]},
     "truncation": {"tokens_out": [65, 40, 40, 7]},
 }

@@ -175,6 +175,7 @@ def test_fused_copies_give_the_same_logits(rival, pixel_values):
     ("name", "fields"),
     [
         ("evit", {"reduction_layers": [0], "keep_ratio": 0.5}),
+        ("pooling", {"reduction_layers": [0], "keep_ratio": 0.5}),
         ("tome", {"merges_per_layer": [9, 0]}),
         ("truncation", {"tokens_out": [40, 40]}),
     ],

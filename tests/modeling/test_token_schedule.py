@@ -145,7 +145,7 @@ def test_schedule_of_another_image_size(image_size, expected):
 
 def test_schedule_is_plain_integers():
     for tokens in FATRViTConfig(token_multiple=8).token_schedule():
-        assert all(type(count) is int for count in (*tokens, tokens.tokens_in, tokens.tokens_out, tokens.dc_out))
+        assert all(type(value) in (int, bool) for value in (*tokens, tokens.tokens_in, tokens.tokens_out, tokens.dc_out))
 
 
 def test_per_layer_spreads_one_value_and_checks_lists():
@@ -241,3 +241,21 @@ def test_impossible_sizes_are_refused_in_words(case):
         tiny_config(**changes)
     for word in words:
         assert word in str(refusal.value)
+
+
+def test_local_preset_keeps_half_and_pools_windows_of_2_x_2_patches():
+    config = FATRViTConfig.from_preset("local", image_size=224, patch_size=16)
+    assert (config.keep_ratio, config.dc_windows, config.dc_size_exponent) == (0.5, 7, 0.5)
+    assert [tokens.tokens_out for tokens in config.token_schedule()][2::3] == [197, 148, 99, 74]
+    other = FATRViTConfig.from_preset("local", image_size=(32, 48), patch_size=8, num_hidden_layers=4, keep_ratio=0.6)
+    assert (other.keep_ratio, other.dc_windows) == (0.6, 2)
+
+
+def test_presets_apply_to_what_is_loaded(tmp_path, tiny):
+    FATRViTConfig(**tiny).save_pretrained(tmp_path)
+    loaded = FATRViTConfig.from_pretrained(tmp_path, preset="local", dc_windows=2)
+    assert (loaded.keep_ratio, loaded.dc_windows, loaded.dc_size_exponent) == (0.5, 2, 0.5)
+    with pytest.raises(ValueError, match="preset='global' must be one of local"):
+        FATRViTConfig.from_pretrained(tmp_path, preset="global")
+    with pytest.raises(ValueError, match="preset is an argument of FATRViTConfig.from_preset and of from_pretrained"):
+        FATRViTConfig(preset="local")

@@ -1,0 +1,171 @@
+import itertools
+import math
+
+import pytest
+import torch
+from baseline_reference import reference_logits
+from huggingface_hub.errors import StrictDataclassError
+from transformers.models.vit.modeling_vit import ViTPatchEmbeddings
+
+from fatr_hf import FATRViTConfig
+from fatr_hf.baselines import PoolingConfig
+from fatr_hf.baselines.pooling import pool_tokens, pooled_grid
+
+
+def pool_slowly(tokens, grid, new_grid):
+    """One image's tokens (1 + rows * columns, hidden), window by window."""
+    (rows, columns), (new_rows, new_columns) = grid, new_grid
+    new = [tokens[0]]
+    for row in range(new_rows):
+        for column in range(new_columns):
+            window = [
+                tokens[1 + y * columns + x]
+                for y in range(row * rows // new_rows, -(-(row + 1) * rows // new_rows))
+                for x in range(column * columns // new_columns, -(-(column + 1) * columns // new_columns))
+            ]
+            new.append(sum(window) / len(window))
+    return torch.stack(new)
+
+
+def pool(grid, grids):
+    """Pooling for ``reference_logits``; ``grids`` maps layers to the grids after them."""
+
+    def reduce(layer, tokens, maps, keys, sizes):
+        at_hand = [grid, *(grids[earlier] for earlier in sorted(grids) if earlier < layer)][-1]
+        return (pool_slowly(tokens, at_hand, grids[layer]) if layer in grids else tokens), sizes
+
+    return reduce
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_logits_are_the_references(make_rival, pixel_values, attention):
+    model = make_rival("pooling", reduction_layers=[0, 2, 3], grids=[(7, 5), 4, (1, 4)])
+    model.set_attn_implementation(attention)
+    expected = reference_logits(model, pixel_values, pool((8, 8), {0: (7, 5), 2: (4, 4), 3: (1, 4)}))
+    torch.testing.assert_close(model(pixel_values).logits.double(), expected, atol=1e-4, rtol=1e-4)
+    if attention == "sdpa":  # stock eager attention takes its softmax in float32
+        torch.testing.assert_close(model.double()(pixel_values.double()).logits, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_logits_of_an_oblong_model_are_the_references(make_rival):
+    model = make_rival("pooling", image_size=(24, 40), reduction_layers=[1], keep_ratio=0.5)
+    images = torch.randn(2, 3, 24, 40)
+    expected = reference_logits(model, images, pool((6, 10), {1: (4, 7)}))
+    torch.testing.assert_close(model(images).logits.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("grid", "new_grid"),
+    [((8, 8), (4, 2)), ((6, 10), (5, 7)), ((3, 4), (3, 4)), ((5, 1), (2, 1)), ((4, 3), (1, 1))],
+    ids=["divided", "overlapping", "unchanged", "column", "one-token"],
+)
+def test_pooling_is_the_loops(grid, new_grid):
+    tokens = torch.randn(2, 1 + math.prod(grid), 5, dtype=torch.float64, requires_grad=True)
+    pooled = pool_tokens(tokens, grid, new_grid)
+    expected = torch.stack([pool_slowly(image, grid, new_grid) for image in tokens])
+    torch.testing.assert_close(pooled, expected)
+    assert torch.equal(pooled[:, 0], tokens[:, 0])
+    gradients = [torch.autograd.grad(result.square().sum(), tokens)[0] for result in (pooled, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_pooling_by_hand():
+    tokens = torch.tensor([9.0, 1, 2, 3, 4, 5, 6])[None, :, None]
+    assert pool_tokens(tokens, (2, 3), (1, 2)).flatten().tolist() == [9, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"keep_ratio": 1}, {"reduction_layers": [1, 2], "grids": [8, (8, 8)]}], ids=["ratio", "grids"]
+)
+def test_keeping_everything_is_stock(make_rival, sharp_stock, pixel_values, fields):
+    model = make_rival("pooling", **fields)
+    model.load_state_dict(sharp_stock.state_dict())
+    torch.testing.assert_close(model(pixel_values).logits, sharp_stock(pixel_values).logits, atol=1e-5, rtol=1e-5)
+    # A convolution rounds otherwise than the matrix product that rivals embed patches by; the rest is bit for bit.
+    model.vit.embeddings.patch_embeddings = ViTPatchEmbeddings(model.config)
+    model.load_state_dict(sharp_stock.state_dict())
+    assert torch.equal(model(pixel_values).logits, sharp_stock(pixel_values).logits)
+
+
+@pytest.mark.parametrize(
+    ("fields", "grids"),
+    [
+        ({}, [(11, 12), (10, 10), (8, 8)]),
+        ({"image_size": 384}, [(20, 20), (17, 17), (14, 14)]),
+        ({"image_size": (224, 112)}, [(11, 6), (10, 5), (8, 4)]),
+        ({"image_size": (112, 224)}, [(6, 11), (5, 10), (4, 8)]),
+        ({"keep_ratio": [0.25, 1, 0.25]}, [(7, 7), (7, 7), (3, 4)]),
+        ({"keep_ratio": 1}, [(14, 14)] * 3),
+        ({"keep_ratio": 0.001}, [(1, 1)] * 3),
+        ({"grids": (12, (9, 11), [1, 2])}, [(12, 12), (9, 11), (1, 2)]),
+    ],
+    ids=["default", "384", "tall", "wide", "list", "all", "least", "given"],
+)
+def test_grids(fields, grids):
+    config = PoolingConfig(**fields)
+    assert config.reduction_layers == [3, 6, 9]
+    per_layer = [grid for grid in [config.input_grid(), *grids] for _ in range(3)]
+    assert config.grid_per_layer() == per_layer
+    assert config.tokens_per_layer() == [1 + rows * columns for rows, columns in per_layer]
+
+
+@pytest.mark.parametrize("image_size", [224, 384, (224, 336)], ids=str)
+def test_patch_tokens_are_about_as_many_as_fatrs(image_size):
+    config = PoolingConfig(image_size=image_size)
+    for layer in FATRViTConfig(image_size=image_size).token_schedule():
+        rows, columns = config.grid_per_layer()[layer.layer]
+        assert rows * columns == pytest.approx(layer.patches_out, rel=0.07)
+
+
+def test_other_image_sizes_have_grids_of_their_own():
+    assert PoolingConfig().grid_per_layer((224, 112))[::3] == [(14, 7), (11, 6), (10, 5), (8, 4)]
+    config = PoolingConfig(grids=[(12, 11), 10, (4, 8)])
+    assert config.grid_per_layer((112, 320))[::3] == [(7, 20), (7, 11), (7, 10), (4, 8)]
+
+
+def test_sides_never_grow():
+    for rows in range(1, 16):
+        for columns in range(1, 16):
+            config = PoolingConfig(image_size=(16 * rows, 16 * columns), keep_ratio=[0.8, 0.9, 0.9])
+            grids = config.grid_per_layer()
+            for (before, wider), (after, narrower) in itertools.pairwise(grids):
+                assert 1 <= after <= before
+                assert 1 <= narrower <= wider
+
+
+def test_pooled_grid_is_the_closest_of_four():
+    assert pooled_grid((14, 14), 0.7) == (11, 12)  # 132 tokens; 137.2 are wanted, 12 x 12 are 144
+    assert pooled_grid((10, 10), 0.7 * 0.7) == (7, 7)  # in floats a little less than 0.49
+    assert pooled_grid((13, 12), 0.27) == (7, 6)  # 6 x 7 are as many, in the other aspect
+    assert pooled_grid((12, 13), 0.27) == (6, 7)
+    assert pooled_grid((1, 9), 0.1) == (1, 2)  # 0.9 tokens are wanted; 0.3 x 2.8 sides
+    assert pooled_grid((5, 9), 1) == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep_ratio": 0.0}, r"keep_ratio=0\.0 must lie in \(0, 1\]"),
+        ({"keep_ratio": [0.5, 1.5, 0.5]}, r"keep_ratio=\[0\.5, 1\.5, 0\.5\] must lie in \(0, 1\]; 1\.5 does not"),
+        ({"keep_ratio": [0.5]}, r"keep_ratio=\[0\.5\] has 1 entries, but there are 3"),
+        ({"reduction_layers": [3, 3]}, r"reduction_layers=\[3, 3\] must be strictly increasing integers from 0 to 11"),
+        ({"reduction_layers": [12]}, r"reduction_layers=\[12\] must be strictly increasing"),
+        ({"grids": [12, 10]}, r"grids=\[12, 10\] has 2 entries: give one for each of the 3 reduction layers"),
+        ({"grids": []}, r"grids=\[\] has 0 entries"),
+        ({"grids": [12, 13, 8]}, "at most the 12 x 12 tokens at hand there; 13 has not"),
+        ({"grids": [12, (8, 9), (9, 8)]}, r"at most the 8 x 9 tokens at hand there; \(9, 8\) has not"),
+        ({"grids": [15, 8, 4]}, "at most the 14 x 14 tokens at hand there; 15 has not"),
+        ({"grids": [12, 8, 0]}, "sides of at least 1 .* 0 has not"),
+        ({"grids": [12, (8, 9, 1), 4]}, r"integers or pairs of rows and columns; \(8, 9, 1\) is not"),
+        ({"grids": [12.5, 8, 4]}, "grids"),
+        ({"grids": 12}, "grids"),
+    ],
+    ids=[
+        "ratio-0", "ratio-above-1", "ratios", "layers-equal", "layers-beyond", "grids-few", "grids-none",
+        "grids-growing", "grids-growing-rows", "grids-large", "grids-0", "grids-triple", "grids-fraction",
+        "grids-single",
+    ],
+)  # fmt: skip
+def test_bad_fields_are_refused(fields, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        PoolingConfig(**fields)
