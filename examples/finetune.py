@@ -4,21 +4,25 @@
     accelerate launch examples/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset path/to/images
     accelerate launch examples/finetune.py arguments.yaml --learning_rate 5e-5
 
-Without a checkpoint a small stock ViT is trained first, so that one run tells the whole story: the unreduced model, the
-reduced one before and after fine-tuning, their cost and their speed. The run fails unless the saved folder gives the
-same accuracy in a process that cannot import fatr_hf.
+``--preset`` names a recipe in ``examples/configs``: the paper's for real images, a short one for the digits. Without a
+checkpoint a small stock ViT is trained first, so that one run tells the whole story: the unreduced model, the reduced
+one before and after fine-tuning, their cost and their speed. The run fails unless the saved folder gives the same
+accuracy in a process that cannot import fatr_hf.
 """
 
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_arguments import DataArguments, FineTuningArguments, ModelArguments, parse_arguments, result_arguments
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
+    AutoModelForImageClassification,
     BaseImageProcessor,
     PreTrainedModel,
+    TrainerCallback,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -30,29 +34,36 @@ from fatr_hf.benchmark import ModelCost, compare_throughput, count_macs, results
 from fatr_hf.hub.clean_process import predict_classes
 from fatr_hf.hub.publish import publish_folder, require_access
 from fatr_hf.hub.verify import classify_without_package
-from fatr_hf.modeling import build_model_card
+from fatr_hf.modeling import admissible_keep_ratios, budget_table, build_model_card
+from fatr_hf.training.augmentation import AUGMENTATIONS, Augmentation, find_augmentation
 from fatr_hf.training.data import ImageData, load_image_data
-from fatr_hf.training.metrics import accuracy_of_logits
-from fatr_hf.training.preprocessing import collate, image_transform
+from fatr_hf.training.ema import EMACallback
+from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWarmup
+from fatr_hf.training.metrics import classification_metrics
+from fatr_hf.training.preprocessing import MixingCollator, collate, image_transform
+from fatr_hf.training.processes import refuse_float16_on_cpu, refuse_small_data
+from fatr_hf.training.reduction_log import ReductionLogCallback
 from fatr_hf.training.run_folder import claim_run_folder, last_checkpoint, write_folder, write_json
 from fatr_hf.training.trainer import FATRTrainer
 
 
 def main() -> None:
     """Runs every step; what an earlier run of the same folder has finished is not done again."""
-    model_arguments, data_arguments, arguments = parse_arguments(sys.argv[1:])
-    run = FineTuning(model_arguments, data_arguments, arguments)
+    model_arguments, data_arguments, augmentation, arguments = parse_arguments(sys.argv[1:])
+    run = FineTuning(model_arguments, data_arguments, augmentation.resolved(), arguments)
     run.prepare_base()
     base, model, processor = run.load_models()
-    base_accuracy = run.trainer(base, processor, "base-checkpoints").evaluate()["eval_accuracy"]
-    trainer = run.trainer(model, processor, "checkpoints", teacher=base)
-    start_accuracy = trainer.evaluate()["eval_accuracy"]
+    base_accuracy, start_accuracy = run.test(base, processor), run.test(model, processor)
+    trainer = run.tuner(model, processor, base)
     set_seed(arguments.seed)  # testing has drawn random numbers, and not the same ones for every number of processes
     trainer.train(resume_from_checkpoint=run.checkpoint("checkpoints"))
+    if trainer.ema is not None:
+        trainer.use_averaged_weights()
     accuracy = trainer.evaluate()["eval_accuracy"]
+    budgets = run.test_budgets(trainer, model)
     if trainer.is_world_process_zero():
         costs = run.measure(base, model, processor, (base_accuracy, start_accuracy, accuracy))
-        run.finish(model, processor, costs)
+        run.finish(model, processor, costs, budgets)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
@@ -64,9 +75,16 @@ class FineTuning:
     ``model/`` the finished model and ``results.json`` what was measured.
     """
 
-    def __init__(self, model_arguments: ModelArguments, data_arguments: DataArguments, arguments: FineTuningArguments):
+    def __init__(
+        self,
+        model_arguments: ModelArguments,
+        data_arguments: DataArguments,
+        augmentation: Augmentation,
+        arguments: FineTuningArguments,
+    ):
         self.model_arguments = model_arguments
         self.data_arguments = data_arguments
+        self.augmentation = augmentation
         self.arguments = arguments
         self.folder = Path(str(arguments.output_dir))
         self.publish_to = arguments.hub_model_id if arguments.push_to_hub else None
@@ -74,7 +92,8 @@ class FineTuning:
             require_access(arguments.hub_model_id)
             # The finished folder is published in one commit, not checkpoint by checkpoint.
             arguments.push_to_hub = False
-        record = result_arguments(model_arguments, data_arguments, arguments)
+        refuse_float16_on_cpu(arguments)
+        record = result_arguments(model_arguments, data_arguments, augmentation, arguments)
         resumes = wants_resume(arguments.resume_from_checkpoint)
         with arguments.main_process_first(desc="claiming the output folder"):
             if arguments.process_index == 0:
@@ -83,6 +102,25 @@ class FineTuning:
             self.has_base = (self.folder / "base" / "config.json").exists()
         with arguments.main_process_first(desc="reading the images"):
             self.data = load_data(data_arguments, arguments.seed)
+        refuse_small_data(len(self.data.train), arguments)
+        self.refuse_bad_options()
+
+    def refuse_bad_options(self) -> None:
+        """Raises a ValueError for what would otherwise be refused when the unreduced model has been trained."""
+        options = self.arguments
+        keep_ratio_callbacks(options)
+        find_augmentation(self.model_arguments.base_augmentation)
+        if options.ema_decay:
+            EMACallback(options.ema_decay)
+        elif options.teacher == "ema":
+            raise ValueError("--teacher ema is the average of the weights: it needs --ema_decay, such as 0.9998.")
+        if options.teacher not in ("start", "ema"):
+            classes = AutoConfig.from_pretrained(options.teacher, revision=options.teacher_revision).num_labels
+            if classes != len(self.data.label_names):
+                raise ValueError(
+                    f"--teacher {options.teacher} has {classes} classes, {self.data.name} has "
+                    f"{len(self.data.label_names)}: it cannot teach them."
+                )
 
     def prepare_base(self) -> None:
         """Writes the unreduced model to ``base/``, a stock ViT with its image processor, unless it is there."""
@@ -117,8 +155,11 @@ class FineTuning:
             base,
             processor,
             "base-checkpoints",
+            augmentation=find_augmentation(options.base_augmentation),
             num_train_epochs=options.base_epochs,
             learning_rate=options.base_learning_rate,
+            weight_decay=options.base_weight_decay,
+            warmup_steps=options.base_warmup_steps,
             max_steps=-1,
         )
         trainer.train(resume_from_checkpoint=self.checkpoint("base-checkpoints"))
@@ -140,10 +181,12 @@ class FineTuning:
             name, keep_ratio=1.0, ignore_mismatched_sizes=True, output_loading_info=True, **revision, **options
         )
         new = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-        if self.arguments.distillation_weight and any(key.startswith("classifier.") for key in new):
+        teaches = self.arguments.distillation_weight and self.arguments.teacher == "start"
+        if teaches and any(key.startswith("classifier.") for key in new):
             raise ValueError(
                 f"{name} has no classifier for the {len(names)} classes of {self.data.name}, so it cannot teach them. "
-                "Set --distillation_weight 0, or fine-tune the unreduced model on this data set first."
+                "Set --distillation_weight 0, name another --teacher, or fine-tune the unreduced model on this data "
+                "set first."
             )
         config = ViTConfig(**{field.name: getattr(loaded.config, field.name) for field in fields(ViTConfig)})
         base = ViTForImageClassification(config)
@@ -162,27 +205,85 @@ class FineTuning:
         model = FATRViTForImageClassification.from_pretrained(folder, **self.model_arguments.reduction_fields())
         return base, model, AutoImageProcessor.from_pretrained(folder)
 
+    def test(self, model: PreTrainedModel, processor: BaseImageProcessor) -> float:
+        """Accuracy before training; reported by no more than the table, since TensorBoard's folder is not known yet."""
+        metrics = self.trainer(model, processor, "checkpoints", report_to="none").evaluate()
+        return float(metrics["eval_accuracy"])
+
+    def tuner(
+        self, model: FATRViTForImageClassification, processor: BaseImageProcessor, base: PreTrainedModel
+    ) -> FATRTrainer:
+        """The trainer of the fine-tuning, with teacher, average of the weights, keep ratios and logs."""
+        options = self.arguments
+        trainer = self.trainer(
+            model,
+            processor,
+            "checkpoints",
+            augmentation=self.augmentation,
+            learning_rate=options.scaled_learning_rate,
+            teacher=self.teacher(base) if options.distillation_weight else None,
+            distillation_weight=options.distillation_weight,
+            distillation_temperature=options.distillation_temperature,
+            ema_decay=options.ema_decay or None,
+        )
+        for callback in keep_ratio_callbacks(options):
+            trainer.add_callback(callback)
+        if {*options.report_to} - {"none"}:
+            trainer.add_callback(ReductionLogCallback(trainer))
+        return trainer
+
+    def teacher(self, base: PreTrainedModel) -> PreTrainedModel | Literal["ema"]:
+        """The unreduced model, the average of the student's weights, or a checkpoint."""
+        name = self.arguments.teacher
+        if name == "start":
+            return base
+        if name == "ema":
+            return "ema"
+        loaded: PreTrainedModel = AutoModelForImageClassification.from_pretrained(
+            name, revision=self.arguments.teacher_revision
+        )
+        return loaded
+
     def trainer(
         self,
         model: PreTrainedModel,
         processor: BaseImageProcessor,
         folder: str,
-        teacher: PreTrainedModel | None = None,
+        augmentation: Augmentation = AUGMENTATIONS["none"],
+        teacher: PreTrainedModel | Literal["ema"] | None = None,
+        distillation_weight: float = 0.0,
+        distillation_temperature: float = 1.0,
+        ema_decay: float | None = None,
         **changes: Any,
     ) -> FATRTrainer:
         """A trainer that saves to a folder of the run; ``changes`` replace training arguments."""
-        arguments = replace(self.arguments, output_dir=str(self.folder / folder), **changes)
         return FATRTrainer(
             model,
-            arguments,
+            replace(self.arguments, output_dir=str(self.folder / folder), **changes),
             data_collator=collate,
-            train_dataset=self.data.train.with_transform(image_transform(processor, self.data_arguments.augmentation)),
+            train_collator=MixingCollator(len(self.data.label_names), augmentation),
+            train_dataset=self.data.train.with_transform(image_transform(processor, augmentation)),
             eval_dataset=self.data.test.with_transform(image_transform(processor)),
-            compute_metrics=accuracy_of_logits,
-            teacher=teacher if arguments.distillation_weight else None,
-            distillation_weight=arguments.distillation_weight,
-            distillation_temperature=arguments.distillation_temperature,
+            compute_metrics=classification_metrics,
+            teacher=teacher,
+            distillation_weight=distillation_weight,
+            distillation_temperature=distillation_temperature,
+            ema_decay=ema_decay,
+            repeats=augmentation.repeats,
         )
+
+    def test_budgets(self, trainer: FATRTrainer, model: FATRViTForImageClassification) -> dict[float, float]:
+        """Accuracy by keep ratio of a model that was trained for many; empty where it was trained for one."""
+        if self.arguments.elastic is None:
+            return {}
+        low, high = self.arguments.elastic
+        ratios = [ratio for ratio in admissible_keep_ratios(model.config) if low <= ratio <= high]
+        before, accuracies = model.config.keep_ratio, {}
+        for ratio in ratios[:: max(1, len(ratios) // 6)]:
+            model.set_reduction(keep_ratio=ratio)
+            accuracies[ratio] = trainer.evaluate()["eval_accuracy"]
+        model.set_reduction(keep_ratio=before)
+        return accuracies
 
     def checkpoint(self, folder: str) -> str | None:
         """The checkpoint to continue from: the one that was named, or the last in a folder of the run."""
@@ -211,7 +312,11 @@ class FineTuning:
         ]
 
     def finish(
-        self, model: FATRViTForImageClassification, processor: BaseImageProcessor, costs: list[ModelCost]
+        self,
+        model: FATRViTForImageClassification,
+        processor: BaseImageProcessor,
+        costs: list[ModelCost],
+        budgets: dict[float, float],
     ) -> None:
         """Writes ``model/`` and ``results.json``, proves that the folder works on its own, prints and publishes.
 
@@ -219,6 +324,8 @@ class FineTuning:
             RuntimeError: the folder does not load without this package, or gives another accuracy.
         """
         table = results_table(costs, model.config.token_schedule())
+        if budgets:
+            table += f"\n{budget_table(model.config, budgets)}"
         origin = self.model_arguments.model_name_or_path
         card = build_model_card(
             model.config,
@@ -238,6 +345,7 @@ class FineTuning:
                 "dataset": self.data.name,
                 "test_images": len(self.data.test),
                 "models": [cost._asdict() for cost in costs],
+                "accuracy_by_keep_ratio": budgets,
                 "token_schedule": [tokens._asdict() for tokens in model.config.token_schedule()],
                 "verified_images": verified,
             },
@@ -295,7 +403,35 @@ def load_data(options: DataArguments, seed: int) -> ImageData:
         train = train.select(range(min(options.max_train_samples, len(train))))
     if options.max_test_samples is not None:
         test = test.select(range(min(options.max_test_samples, len(test))))
-    return replace(data, train=train, test=test)
+    chosen = replace(data, train=train, test=test)
+    if not options.allow_untested_classes:
+        refuse_untested_classes(chosen)
+    return chosen
+
+
+def refuse_untested_classes(data: ImageData) -> None:
+    """Raises a ValueError for classes that are trained on and not tested."""
+    untested = sorted({*data.train["labels"]} - {*data.test["labels"]})
+    if untested:
+        names = ", ".join(repr(data.label_names[label]) for label in untested[:5])
+        raise ValueError(
+            f"There are training images and no test images of {len(untested)} classes, such as {names}: the accuracy "
+            "would not tell of them. Choose another --test_split or more --max_test_samples, or say "
+            "--allow_untested_classes true."
+        )
+
+
+def keep_ratio_callbacks(options: FineTuningArguments) -> list[TrainerCallback]:
+    """What changes the keep ratio while training."""
+    callbacks: list[TrainerCallback] = []
+    if options.elastic is not None:
+        if len(options.elastic) != 2:
+            raise ValueError(f"--elastic {options.elastic} must be two keep ratios, the lowest and the highest.")
+        low, high = options.elastic
+        callbacks.append(ElasticKeepRatio(low, high, seed=options.seed))
+    if options.keep_ratio_warmup:
+        callbacks.append(KeepRatioWarmup(options.keep_ratio_warmup))
+    return callbacks
 
 
 def save(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path, **options: Any) -> None:

@@ -1,13 +1,22 @@
 """Arguments of finetune.py, from the command line or from a YAML or JSON file."""
 
+import argparse
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+
+from fatr_hf.modeling.configuration_fatr_vit import PRESETS
+from fatr_hf.training.augmentation import AUGMENTATIONS, CROPS, Augmentation, find_augmentation
+
+CONFIGS = Path(__file__).parent / "configs"
+
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+"""Recipes by name: files of arguments in ``examples/configs``."""
 
 
 @dataclass
@@ -19,12 +28,13 @@ class ModelArguments:
     )
     model_revision: str = field(default="main", metadata={"help": "revision of a Hub checkpoint"})
     license: str = field(default="unknown", metadata={"help": "Hub identifier of the weights' license, for the card"})
+    reduction_preset: str | None = field(default=None, metadata={"help": f"reduction by name: {', '.join(PRESETS)}"})
     reduction_layers: list[int] | None = field(default=None, metadata={"help": "0-based layers that reduce"})
     keep_ratio: list[float] | None = field(default=None, metadata={"help": "share kept: one, or one for each layer"})
     dc_windows: list[int] | None = field(default=None, metadata={"help": "windows a side: one, or one for each layer"})
     token_multiple: int = field(default=1, metadata={"help": "reduced lengths are multiples of this"})
     selection: str = field(default="high_frequency", metadata={"help": "how tokens are ranked"})
-    dc_size_exponent: float = field(default=0.0, metadata={"help": "raises attention to large DC tokens"})
+    dc_size_exponent: float | None = field(default=None, metadata={"help": "raises attention to large DC tokens"})
     base_image_size: int = field(default=8, metadata={"help": "a ViT from scratch: image size in pixels"})
     base_patch_size: int = field(default=1, metadata={"help": "a ViT from scratch: patch size in pixels"})
     base_hidden_size: int = field(default=48, metadata={"help": "a ViT from scratch: hidden size"})
@@ -32,6 +42,9 @@ class ModelArguments:
     base_layers: int = field(default=12, metadata={"help": "a ViT from scratch: layers"})
     base_epochs: float = field(default=20.0, metadata={"help": "a ViT from scratch: epochs of training"})
     base_learning_rate: float = field(default=2e-3, metadata={"help": "a ViT from scratch: peak learning rate"})
+    base_weight_decay: float = field(default=0.05, metadata={"help": "a ViT from scratch: AdamW's weight decay"})
+    base_warmup_steps: float = field(default=0.1, metadata={"help": "a ViT from scratch: steps of warm-up or share"})
+    base_augmentation: str = field(default="none", metadata={"help": "a ViT from scratch: augmentation by name"})
 
     def reduction_fields(self) -> dict[str, Any]:
         """The configuration fields that were given; the others keep their defaults."""
@@ -42,6 +55,7 @@ class ModelArguments:
             "token_multiple": self.token_multiple,
             "selection": self.selection,
             "dc_size_exponent": self.dc_size_exponent,
+            "preset": self.reduction_preset,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -61,28 +75,68 @@ class DataArguments:
     image_column: str | None = field(default=None, metadata={"help": "column of images"})
     label_column: str | None = field(default=None, metadata={"help": "column of labels"})
     test_fraction: float = field(default=0.2, metadata={"help": "share tested on where there is only one split"})
+    allow_untested_classes: bool = field(default=False, metadata={"help": "test images need not be of all classes"})
     check_images: bool = field(default=True, metadata={"help": "decode every image once before training"})
-    augmentation: str = field(default="none", metadata={"help": "none, or light: random crops and flips"})
     max_train_samples: int | None = field(default=None, metadata={"help": "train on the first images only"})
     max_test_samples: int | None = field(default=None, metadata={"help": "test on the first images only"})
     verify_samples: int = field(default=2000, metadata={"help": "test images for the proof of the saved folder"})
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
-    """Trainer's arguments with defaults for `digits`, and those of the distillation."""
+class AugmentationArguments:
+    """What happens to training images: an augmentation by name, and parts of it replaced."""
 
-    output_dir: str | None = field(default="outputs/digits", metadata={"help": "folder of this run"})
+    augmentation: str = field(default="none", metadata={"help": f"one of {', '.join(AUGMENTATIONS)}"})
+    crop: str | None = field(default=None, metadata={"help": f"one of {', '.join(CROPS)}"})
+    crop_scale: list[float] | None = field(default=None, metadata={"help": "least and greatest share of the area"})
+    horizontal_flip: float | None = field(default=None, metadata={"help": "probability of a mirrored image"})
+    rand_augment_magnitude: float | None = field(default=None, metadata={"help": "RandAugment's level, 0 (off) to 10"})
+    rand_augment_std: float | None = field(default=None, metadata={"help": "standard deviation of that level"})
+    rand_augment_ops: int | None = field(default=None, metadata={"help": "RandAugment's operations on an image"})
+    rand_augment_probability: float | None = field(default=None, metadata={"help": "probability of each of them"})
+    random_erasing: float | None = field(default=None, metadata={"help": "probability of an erased rectangle"})
+    mixup_alpha: float | None = field(default=None, metadata={"help": "MixUp's parameter; 0 switches it off"})
+    cutmix_alpha: float | None = field(default=None, metadata={"help": "CutMix's parameter; 0 switches it off"})
+    mix_probability: float | None = field(default=None, metadata={"help": "probability that a batch is mixed"})
+    mix_switch_probability: float | None = field(default=None, metadata={"help": "share of CutMix where both are on"})
+    repeats: int | None = field(default=None, metadata={"help": "times that an image comes in an epoch"})
+
+    def resolved(self) -> Augmentation:
+        """The augmentation that was named, with what was given beside it.
+
+        Raises:
+            ValueError: an unknown name or a value that is not allowed.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None and name != "augmentation"}
+        if "crop_scale" in given:
+            given["crop_scale"] = tuple(given["crop_scale"])
+        return replace(find_augmentation(self.augmentation), **given)
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """Trainer's arguments, and those of the recipe; presets set most of them."""
+
+    preset: str = field(default="deit", metadata={"help": f"one of {', '.join(RECIPES)}; digits for digits"})
+    output_dir: str | None = field(default="outputs/finetuned", metadata={"help": "folder of this run"})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "remove the run that output_dir holds"})
-    distillation_weight: float = field(default=1.0, metadata={"help": "factor of the KL to the unreduced model"})
+    teacher: str = field(
+        default="start", metadata={"help": "start (the unreduced model), ema, or a checkpoint's name or folder"}
+    )
+    teacher_revision: str = field(default="main", metadata={"help": "revision of a teacher on the Hub"})
+    distillation_weight: float = field(default=1.0, metadata={"help": "factor of the KL to the teacher"})
     distillation_temperature: float = field(default=1.0, metadata={"help": "temperature of that KL"})
-    learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate"})
-    num_train_epochs: float = field(default=8.0, metadata={"help": "epochs of fine-tuning"})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "images a step and process"})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "images a step and process"})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's weight decay"})
+    ema_decay: float | None = field(default=None, metadata={"help": "average the weights with this decay; 0: off"})
+    learning_rate_batch: int = field(
+        default=0, metadata={"help": "images a step, all processes together, that learning_rate is for; 0: any number"}
+    )
+    elastic: list[float] | None = field(
+        default=None, metadata={"help": "lowest and highest keep ratio: one drawn for each step, for any budget"}
+    )
+    keep_ratio_warmup: float = field(
+        default=0.0, metadata={"help": "steps, or below 1 their share, in which the keep ratio comes down"}
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate schedule"})
-    warmup_steps: float = field(default=0.1, metadata={"help": "steps of warm-up, or below 1 their share"})
     logging_steps: float = field(default=10, metadata={"help": "steps between logs"})
     eval_strategy: str = field(default="epoch", metadata={"help": "when to test"})
     save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
@@ -97,11 +151,20 @@ class FineTuningArguments(TrainingArguments):
         # The image column is decoded by the transform, which the Trainer cannot see.
         self.remove_unused_columns = False
 
+    @property
+    def scaled_learning_rate(self) -> float:
+        """``learning_rate``, in proportion to a step's images where ``learning_rate_batch`` is set."""
+        if not self.learning_rate_batch:
+            return float(self.learning_rate)
+        images = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return float(self.learning_rate * images / self.learning_rate_batch)
+
 
 RESULT_ARGUMENTS = (
     "num_train_epochs",
     "max_steps",
     "learning_rate",
+    "learning_rate_batch",
     "lr_scheduler_type",
     "warmup_steps",
     "weight_decay",
@@ -114,20 +177,38 @@ RESULT_ARGUMENTS = (
     "seed",
     "distillation_weight",
     "distillation_temperature",
+    "teacher",
+    "teacher_revision",
+    "ema_decay",
+    "elastic",
+    "keep_ratio_warmup",
 )
 """Training arguments that the result depends on: a run is resumed only with the same ones."""
 
 
-def parse_arguments(command_line: list[str]) -> tuple[ModelArguments, DataArguments, FineTuningArguments]:
+Parsed = tuple[ModelArguments, DataArguments, AugmentationArguments, FineTuningArguments]
+
+
+def parse_arguments(command_line: list[str]) -> Parsed:
     """Parses the command line; a first argument that ends in .yaml, .yml or .json is a file of further arguments.
 
-    What stands on the command line goes before what stands in the file.
+    What stands on the command line goes before what stands in the file, and that before the preset.
+
+    Raises:
+        ValueError: an unknown preset, or a file that cannot be read.
     """
-    classes: Any = (ModelArguments, DataArguments, FineTuningArguments)
-    parser = HfArgumentParser(classes)
     if command_line and command_line[0].endswith((".yaml", ".yml", ".json")):
         command_line = [*read_argument_file(Path(command_line[0])), *command_line[1:]]
-    parsed: Any = parser.parse_args_into_dataclasses(command_line)
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--dataset", default="digits")
+    chooser.add_argument("--preset")
+    chosen, _ = chooser.parse_known_args(command_line)
+    preset = chosen.preset or ("digits" if chosen.dataset == "digits" else "deit")
+    if preset not in RECIPES:
+        raise ValueError(f"--preset {preset} must be one of {', '.join(RECIPES)}.")
+    classes: Any = (ModelArguments, DataArguments, AugmentationArguments, FineTuningArguments)
+    words = [*read_argument_file(CONFIGS / f"{preset}.yaml"), *command_line, "--preset", preset]
+    parsed: Any = HfArgumentParser(classes).parse_args_into_dataclasses(words)
     return parsed
 
 
@@ -156,9 +237,18 @@ def single_or_list(values: list[Any] | None) -> Any:
 
 
 def result_arguments(
-    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: FineTuningArguments
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    augmentation: Augmentation,
+    arguments: FineTuningArguments,
 ) -> dict[str, Any]:
     """Everything that the result depends on, as JSON values."""
     training = {name: getattr(arguments, name) for name in RESULT_ARGUMENTS}
-    record = {**asdict(model_arguments), **asdict(data_arguments), **training, "processes": arguments.world_size}
+    record = {
+        **asdict(model_arguments),
+        **asdict(data_arguments),
+        **asdict(augmentation),
+        **training,
+        "processes": arguments.world_size,
+    }
     return {name: getattr(value, "value", value) for name, value in record.items()}

@@ -1,50 +1,70 @@
-"""From PIL images to pixel values, by the image processor that is saved with the model."""
+"""From PIL images to batches: the image processor that is saved with the model, and augmentation around it.
+
+What is defined here can be pickled, as data loaders with worker processes may require.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torch.nn import functional
+from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
-AUGMENTATIONS = ("none", "light")
-"""``light``: random resized crop and horizontal flip, for photographs."""
-
+from .augmentation import Augmentation, find_augmentation, normalised_transforms, picture_transforms
 
 Batch = dict[str, Any]
 
 
-def image_transform(processor: BaseImageProcessor, augmentation: str = "none") -> Callable[[Batch], Batch]:
+def image_transform(
+    processor: BaseImageProcessor, augmentation: str | Augmentation = "none"
+) -> Callable[[Batch], Batch]:
     """A transform for ``datasets.Dataset.set_transform``: columns image and labels to pixel_values and labels.
+
+    Images become RGB, or grey where the processor normalises a single channel.
 
     Args:
         processor: resizes and normalises, as it does in a pipeline later.
-        augmentation: one of ``AUGMENTATIONS``, for training images.
+        augmentation: one of ``AUGMENTATIONS`` by name, or one's own, for training images.
 
     Raises:
-        ValueError: an unknown augmentation.
+        ValueError: an unknown augmentation, or one that resizes for a processor without a size.
     """
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError(f"augmentation={augmentation!r} must be one of {', '.join(AUGMENTATIONS)}.")
-    augment = light_augmentation(processor) if augmentation == "light" else None
+    return _ImageTransform(processor, find_augmentation(augmentation))
 
-    def transform(batch: Batch) -> Batch:
-        images = [image.convert("RGB") for image in batch["image"]]
-        if augment is not None:
+
+class _ImageTransform:
+    def __init__(self, processor: BaseImageProcessor, augmentation: Augmentation):
+        self.processor = processor
+        settings = processor.to_dict()
+        resample = settings.get("resample")
+        mean = settings.get("image_mean")
+        mean = tuple(mean) if isinstance(mean, (tuple, list)) else (0.0,) * 3
+        self.mode = "L" if len(mean) == 1 else "RGB"
+        self.before = picture_transforms(
+            augmentation,
+            size=_image_size(settings.get("size") or {}),
+            resample=InterpolationMode.BILINEAR if resample is None else int(resample),
+            # The mean colour, of which normalisation makes zeros.
+            fill=tuple(255.0 * channel for channel in mean),
+        )
+        self.after = normalised_transforms(augmentation)
+
+    def __call__(self, batch: Batch) -> Batch:
+        images = [image.convert(self.mode) for image in batch["image"]]
+        for augment in self.before:
             images = [augment(image) for image in images]
-        pixel_values = processor(images, return_tensors="pt")["pixel_values"]
+        pixel_values = self.processor(images, return_tensors="pt")["pixel_values"]
+        for augment in self.after:
+            pixel_values = torch.stack([augment(picture) for picture in pixel_values])
         return {"pixel_values": pixel_values, "labels": batch["labels"]}
 
-    return transform
 
-
-def light_augmentation(processor: BaseImageProcessor) -> v2.Transform:
-    """Random resized crop to the processor's size and horizontal flip."""
-    size: dict[str, int] = processor.to_dict()["size"]
-    height = size["height"] if "height" in size else size["shortest_edge"]
-    width = size["width"] if "width" in size else size["shortest_edge"]
-    return v2.Compose([v2.RandomResizedCrop((height, width), scale=(0.35, 1.0)), v2.RandomHorizontalFlip()])
+def _image_size(size: dict[str, int]) -> tuple[int, int] | None:
+    """Height and width of what a processor with this field gives, None where that depends on the image."""
+    height, width = (size.get(side, size.get("shortest_edge")) for side in ("height", "width"))
+    return None if height is None or width is None else (height, width)
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -53,3 +73,50 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         "pixel_values": torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples]),
         "labels": torch.tensor([example["labels"] for example in examples]),
     }
+
+
+class MixingCollator:
+    """``collate`` for training batches, followed by MixUp or CutMix, one of the two for the whole batch.
+
+    A mixed picture is made of two pictures of the batch, and its label says how much of each class is in it: labels
+    are float32 (batch, classes), rows sum to 1, also in a batch that chance leaves unmixed and in one of a single
+    picture, which has no other to be mixed with. Where the augmentation mixes nothing, this is ``collate``. Not for
+    evaluation: metrics need class numbers.
+
+    Args:
+        num_classes: classes of the labels.
+        augmentation: one of ``AUGMENTATIONS`` by name, or one's own.
+
+    Raises:
+        ValueError: an unknown augmentation or fewer than one class; in a call, a label that is none of the classes.
+    """
+
+    def __init__(self, num_classes: int, augmentation: str | Augmentation = "deit"):
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes!r} must be a positive integer.")
+        self.num_classes = num_classes
+        self.augmentation = find_augmentation(augmentation)
+        alphas = self.augmentation.mixup_alpha, self.augmentation.cutmix_alpha
+        self.mixup, self.cutmix = (
+            kind(alpha=alpha, num_classes=num_classes) if alpha else None
+            for kind, alpha in zip((v2.MixUp, v2.CutMix), alphas, strict=True)
+        )
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        if not self.augmentation.mixes:
+            return collate(examples)
+        # torchvision mixes neighbours, and repeated augmentation makes neighbours of copies of one picture.
+        batch = collate([examples[index] for index in torch.randperm(len(examples)).tolist()])
+        pixel_values, labels = batch["pixel_values"], batch["labels"]
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise ValueError(f"labels={labels.tolist()} must be class numbers from 0 to {self.num_classes - 1}.")
+        if torch.rand(()) < self.augmentation.mix_probability and len(examples) > 1:
+            pixel_values, labels = self._draw_mix()(pixel_values, labels)
+        else:
+            labels = functional.one_hot(labels, self.num_classes).float()
+        return {"pixel_values": pixel_values, "labels": labels}
+
+    def _draw_mix(self) -> v2.Transform:
+        if self.mixup is None or self.cutmix is None:
+            return self.mixup or self.cutmix
+        return self.cutmix if torch.rand(()) < self.augmentation.mix_switch_probability else self.mixup

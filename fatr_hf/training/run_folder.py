@@ -3,14 +3,28 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 ARGUMENTS_FILE = "run.json"
 
-CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
-"""What a plain Trainer checkpoint needs for resuming; the state is written last."""
+TRAINER_STATE = "trainer_state.json"
+"""What process 0 writes last."""
+
+CHECKPOINT_LAYOUTS = (
+    ("model.safetensors", "optimizer.pt", "scheduler.pt"),
+    ("model.safetensors.index.json", "optimizer.pt", "scheduler.pt"),
+    # FSDP with a full state dict, and with a sharded one, whose .metadata is written when every process has its part.
+    ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt"),
+    ("pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata", "scheduler.pt"),
+    # DeepSpeed names the folder of its states here, and does so last.
+    ("latest",),
+)
+"""What a Trainer checkpoint needs for resuming beside its state: the files of one of these."""
 
 
 def claim_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, overwrite: bool = False) -> None:
@@ -62,13 +76,40 @@ def refuse_other_arguments(record: Path, arguments: dict[str, Any]) -> None:
         )
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The latest complete Trainer checkpoint in a folder, or None; one that a killed run left unfinished is skipped."""
+def last_checkpoint(folder: Path, processes: int | None = None) -> str | None:
+    """The latest complete Trainer checkpoint in a folder, or None; one that a killed run left unfinished is skipped.
+
+    Args:
+        folder: holds ``checkpoint-*`` folders as the Trainer writes them: plain, FSDP's or DeepSpeed's.
+        processes: how many wrote them, where known: the random state of each must be there then.
+    """
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-        if all((path / name).is_file() for name in CHECKPOINT_FILES) and is_json(path / "trainer_state.json"):
+        if is_complete(path, processes):
             return str(path)
     return None
+
+
+def is_complete(checkpoint: Path, processes: int | None = None) -> bool:
+    """Whether a checkpoint holds all that resuming needs, and none of its files breaks off."""
+    has_layout = any(all((checkpoint / name).is_file() for name in layout) for layout in CHECKPOINT_LAYOUTS)
+    if not has_layout or not is_json(checkpoint / TRAINER_STATE):
+        return False
+    index, latest = checkpoint / "model.safetensors.index.json", checkpoint / "latest"
+    if index.is_file() and not (is_json(index) and has_all_shards(index)):
+        return False
+    if latest.is_file() and not any((checkpoint / latest.read_text().strip()).glob("*_states.pt")):
+        return False
+    # The other processes write their random states while process 0 goes on.
+    states = {path.name for path in checkpoint.glob("rng_state_*.pth")}
+    expected = {f"rng_state_{index}.pth" for index in range(processes or len(states))}
+    return (processes == 1 or states == expected) and all(is_whole(path) for path in checkpoint.rglob("*"))
+
+
+def has_all_shards(index: Path) -> bool:
+    """Whether every weights file that an index names is there."""
+    names = set(json.loads(index.read_text())["weight_map"].values())
+    return all((index.parent / name).is_file() for name in names)
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -89,9 +130,21 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file holds JSON and not the beginning of it."""
+    """Whether a file is there and holds JSON and not the beginning of it."""
     try:
         json.loads(path.read_text())
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return False
     return True
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of tensors reaches to its end, as its own table of contents says; true of any other file."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt"):
+                return True
+        except SafetensorError:
+            return False
+    # torch.save writes a zip file, whose table of contents stands at its end.
+    return path.suffix not in (".pt", ".pth", ".bin") or zipfile.is_zipfile(path)

@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
-from transformers import ViTForImageClassification
+from transformers import ViTConfig, ViTForImageClassification
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +35,9 @@ TINY = {
     "disable_tqdm": True,
     "use_cpu": True,
 }
+
+
+CONFIG = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def command(*launcher, **arguments):
@@ -151,6 +154,53 @@ def test_two_processes_equal_one_with_the_same_total_batch(tmp_path):
     assert accuracies[0] == accuracies[1]
 
 
+def test_paper_recipe_on_any_budget(finished_run, tmp_path):
+    """DeiT's augmentation, an average of the weights that teaches, a keep ratio drawn for each step, TensorBoard."""
+    folder, _ = finished_run
+    options = {"preset": "deit", "teacher": "ema", "ema_decay": 0.9, "elastic": "0.4 0.7", "report_to": "tensorboard"}
+    options |= {"model_name_or_path": folder / "base", "num_train_epochs": 1, "learning_rate": 0.5}
+    words = command(output_dir=tmp_path / "run", **options)
+    printed = run([word for word in words if word])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    accuracies = results["accuracy_by_keep_ratio"]
+    assert {"0.4", "0.7"} <= set(accuracies)
+    assert accuracies["0.7"] == pytest.approx(results["models"][2]["accuracy"])
+    card = ModelCard.load(tmp_path / "run" / "model" / "README.md").text
+    for text in (printed, card):
+        assert "### Accuracy by budget" in text
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["mixup_alpha"], record["repeats"], record["learning_rate_batch"]) == (0.8, 3, 1024)
+    assert list((tmp_path / "run" / "checkpoints").rglob("ema.safetensors"))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("preset", ["deit", "digits", "fashion_mnist", "light"])
+def test_presets_parse_and_give_way_to_the_command_line(monkeypatch, preset):
+    arguments = importlib.import_module("finetune_arguments")
+    assert preset in arguments.RECIPES
+    model, _, augmentation, options = arguments.parse_arguments(["--preset", preset, "--use_cpu", "true"])
+    augmentation.resolved()
+    assert options.preset == preset
+    *_, changed = arguments.parse_arguments(["--preset", preset, "--weight_decay", "0.3", "--use_cpu", "true"])
+    assert changed.weight_decay == 0.3
+    assert model.reduction_fields().get("dc_windows") == ([2, 2, 1] if preset == "light" else None)
+
+
+def test_real_data_gets_the_papers_recipe_and_digits_theirs():
+    """Appendix D: learning rate 1e-4 at 1024 images a step, and in proportion otherwise."""
+    arguments = importlib.import_module("finetune_arguments")
+    *_, augmentation, options = arguments.parse_arguments(["--dataset", "path/to/images", "--use_cpu", "true"])
+    assert options.preset == "deit"
+    assert augmentation.resolved() == importlib.import_module("fatr_hf.training.augmentation").AUGMENTATIONS["deit"]
+    assert (options.num_train_epochs, options.weight_decay, options.warmup_steps) == (30, 2e-5, 0)
+    assert (options.ema_decay, options.teacher, options.lr_scheduler_type) == (0.9998, "start", "cosine")
+    assert options.scaled_learning_rate == pytest.approx(1e-4 * 128 / 1024)
+    options.gradient_accumulation_steps = 8
+    assert options.scaled_learning_rate == pytest.approx(1e-4)
+    *_, options = arguments.parse_arguments(["--use_cpu", "true"])
+    assert (options.preset, options.ema_decay, options.scaled_learning_rate) == ("digits", None, 5e-4)
+
+
 def test_checkpoint_and_image_folder_from_a_file_of_arguments(finished_run, tmp_path):
     """A stock checkpoint on somebody's own images, set up in YAML, one argument changed on the command line."""
     folder, _ = finished_run
@@ -179,13 +229,31 @@ def test_checkpoint_and_image_folder_from_a_file_of_arguments(finished_run, tmp_
         ({"push_to_hub": True}, "--push_to_hub needs --hub_model_id"),
         ({"resume_from_checkpoint": "./nowhere"}, "--resume_from_checkpoint ./nowhere must be true, false or"),
         ({"augmentation": "heavy"}, "augmentation='heavy' must be one of none, light"),
+        ({"preset": "imagenet"}, "--preset imagenet must be one of deit, digits, fashion_mnist, light"),
+        ({"mixup_alpha": -1}, "mixup_alpha=-1.0 must be a finite number that is not negative"),
+        ({"reduction_preset": "global"}, "preset='global' must be one of local"),
+        ({"teacher": "ema"}, "--teacher ema is the average of the weights: it needs --ema_decay"),
+        ({"ema_decay": 1.5}, "ema_decay=1.5 must be at least 0 and below 1"),
+        ({"elastic": "0.5"}, "--elastic [0.5] must be two keep ratios"),
+        ({"elastic": "0.7 0.5"}, "from 0.7 to 0.5 must be ascending"),
+        ({"max_test_samples": 3}, "There are training images and no test images of"),
+        ({"fp16": True}, "Mixed precision fp16 needs a GPU"),
+        ({"per_device_train_batch_size": 128, "dataloader_drop_last": True}, "holds 96 images, a step needs 128"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_arguments_are_refused_in_words_before_any_training(tmp_path, monkeypatch, arguments, words):
-    monkeypatch.syspath_prepend(ROOT / "examples")
     finetune = importlib.import_module("finetune")
     monkeypatch.setattr(sys, "argv", command(output_dir=tmp_path / "run", **arguments)[1:])
     with pytest.raises(Exception, match=re.escape(words)):
+        finetune.main()
+    assert not (tmp_path / "run" / "base-checkpoints").exists()
+
+
+def test_teacher_with_other_classes_is_refused_before_any_training(tmp_path, monkeypatch):
+    ViTForImageClassification(ViTConfig(**CONFIG, num_labels=7)).save_pretrained(tmp_path / "teacher")
+    finetune = importlib.import_module("finetune")
+    monkeypatch.setattr(sys, "argv", command(output_dir=tmp_path / "run", teacher=tmp_path / "teacher")[1:])
+    with pytest.raises(ValueError, match="has 7 classes, digits has 10"):
         finetune.main()
     assert not (tmp_path / "run" / "base-checkpoints").exists()

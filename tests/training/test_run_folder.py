@@ -1,18 +1,40 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fatr_hf.training.run_folder import claim_run_folder, last_checkpoint, write_folder, write_json
 
 ARGUMENTS = {"learning_rate": 0.1, "layers": [3, 6]}
 
 
-def write_checkpoint(folder, step, without=None):
+PLAIN = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+FULL_STATE = ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt", "rng_state_0.pth", "rng_state_1.pth")
+SHARDED = (
+    *("pytorch_model_fsdp_0/.metadata", "pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/.metadata"),
+    *("optimizer_0/__0_0.distcp", "scheduler.pt", "rng_state_0.pth", "rng_state_1.pth"),
+)
+DEEPSPEED = (
+    *("latest", "global_step4/mp_rank_00_model_states.pt", "global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+    *("rng_state_0.pth", "rng_state_1.pth"),
+)
+LAYOUTS = {"plain": PLAIN, "fsdp-full": FULL_STATE, "fsdp-sharded": SHARDED, "deepspeed": DEEPSPEED}
+
+
+def write_checkpoint(folder, step, without=None, layout=PLAIN):
+    """A folder such as the Trainer leaves, with or without one of its files."""
     path = folder / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
-        if name != without:
-            (path / name).write_text("{}")
+    for name in (*layout, "trainer_state.json"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name == without:
+            continue
+        if name.endswith(".safetensors"):
+            save_file({"weight": torch.zeros(3)}, path / name)
+        elif name.endswith((".pt", ".pth", ".bin")):
+            torch.save({"weight": torch.zeros(3)}, path / name)
+        else:
+            (path / name).write_text("global_step4" if name == "latest" else "{}")
     return path
 
 
@@ -63,6 +85,42 @@ def test_last_checkpoint_skips_unfinished_ones(tmp_path):
     (write_checkpoint(tmp_path, 100) / "trainer_state.json").write_text('{"epoch": ')
     (tmp_path / "checkpoint-notes").mkdir()
     assert last_checkpoint(tmp_path) == str(complete)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_checkpoints_of_every_launcher_are_recognised(tmp_path, layout):
+    complete = write_checkpoint(tmp_path, 1, layout=layout)
+    assert last_checkpoint(tmp_path) == str(complete)
+    # Which of these there are depends on the number of processes.
+    parts = (".distcp", "_states.pt", "rng_state.pth", "rng_state_0.pth", "rng_state_1.pth")
+    for step, name in enumerate((name for name in layout if not name.endswith(parts)), start=2):
+        write_checkpoint(tmp_path, step, without=name, layout=layout)
+    assert last_checkpoint(tmp_path) == str(complete)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
+def test_checkpoints_with_a_file_that_breaks_off_are_skipped(tmp_path, name):
+    complete = write_checkpoint(tmp_path, 1)
+    broken = write_checkpoint(tmp_path, 2) / name
+    broken.write_bytes(broken.read_bytes()[:-20])
+    assert last_checkpoint(tmp_path) == str(complete)
+
+
+def test_random_state_of_every_process_is_needed(tmp_path):
+    complete = write_checkpoint(tmp_path, 1, layout=FULL_STATE)
+    write_checkpoint(tmp_path, 2, layout=FULL_STATE, without="rng_state_0.pth")
+    assert last_checkpoint(tmp_path) == str(complete)
+    assert last_checkpoint(tmp_path, processes=2) == str(complete)
+    assert last_checkpoint(tmp_path, processes=3) is None
+
+
+def test_weights_in_several_files_must_all_be_there(tmp_path):
+    layout = ("model.safetensors.index.json", "model-1-of-1.safetensors", *PLAIN[1:])
+    path = write_checkpoint(tmp_path, 1, layout=layout)
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"weight": "model-1-of-1.safetensors"}}')
+    assert last_checkpoint(tmp_path) == str(path)
+    (path / "model-1-of-1.safetensors").unlink()
+    assert last_checkpoint(tmp_path) is None
 
 
 def test_folders_and_files_appear_whole_or_not_at_all(tmp_path):

@@ -4,38 +4,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from torch.nn import functional
-from transformers import TrainingArguments, ViTForImageClassification
+from transformers import ViTForImageClassification
 
-from fatr_hf.training.metrics import accuracy_of_logits
-from fatr_hf.training.preprocessing import collate
-from fatr_hf.training.trainer import FATRTrainer, distillation_loss
+from fatr_hf.training.preprocessing import MixingCollator, collate
+from fatr_hf.training.trainer import distillation_loss
 
-
-@pytest.fixture
-def images():
-    generator = torch.Generator().manual_seed(1)
-    pixel_values = torch.randn(64, 3, 32, 32, generator=generator)
-    labels = torch.randint(5, (64,), generator=generator).tolist()
-    return [{"pixel_values": image, "labels": label} for image, label in zip(pixel_values, labels, strict=True)]
-
-
-@pytest.fixture
-def make_trainer(images, tmp_path):
-    def make(model, options=None, **arguments):
-        settings = {"learning_rate": 1e-2, "optim": "sgd", "lr_scheduler_type": "constant", "max_steps": 2}
-        settings |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "seed": 3}
-        settings |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
-        return FATRTrainer(
-            model,
-            TrainingArguments(output_dir=str(tmp_path / "run"), **{**settings, **arguments}),
-            data_collator=collate,
-            train_dataset=images,
-            eval_dataset=images,
-            compute_metrics=accuracy_of_logits,
-            **(options or {}),
-        )
-
-    return make
+# transformers 5.17 does not know the new name yet.
+ignore_old_name = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 
 
 def assert_same_weights(one, other, **tolerance):
@@ -109,6 +84,104 @@ def test_evaluation_gives_accuracy(make_fatr, make_trainer, images):
     assert metrics["eval_accuracy"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("distils", [True, False], ids=["distilled", "no-teacher"])
+def test_soft_labels_that_are_certain_are_class_numbers(make_fatr, stock, make_trainer, images, distils):
+    model = make_fatr().train()
+    trainer = make_trainer(model, {"teacher": stock} if distils else {}, label_smoothing_factor=0.1)
+    batch = collate(images[:8])
+    soft = batch | {"labels": functional.one_hot(batch["labels"], 5).float()}
+    torch.testing.assert_close(trainer.compute_loss(model, dict(soft)), trainer.compute_loss(model, dict(batch)))
+
+
+def test_mixing_is_for_training_alone_and_leaves_the_problem_type(make_fatr, make_trainer):
+    model = make_fatr()
+    trainer = make_trainer(model, {"train_collator": MixingCollator(5, "deit")})
+    assert next(iter(trainer.get_train_dataloader()))["labels"].shape == (8, 5)
+    assert next(iter(trainer.get_eval_dataloader()))["labels"].shape == (8,)
+    before = copy.deepcopy(model.state_dict())
+    trainer.train()
+    trainer.evaluate()
+    assert model.config.problem_type is None
+    assert not torch.equal(model.classifier.weight, before["classifier.weight"])
+
+
+@pytest.mark.parametrize("labels", [torch.rand(8), torch.rand(8, 4)], ids=["no-classes", "other-classes"])
+def test_soft_labels_of_another_shape_are_refused(make_fatr, make_trainer, images, labels):
+    model = make_fatr()
+    batch = collate(images[:8]) | {"labels": labels}
+    with pytest.raises(ValueError, match=r"labels of type torch.float32 must be \(batch, classes\) \(8, 5\)"):
+        make_trainer(model).compute_loss(model, batch)
+
+
+def test_repeats_come_in_a_row(make_fatr, make_trainer):
+    indices = list(range(60))
+    options = {"repeats": 3, "train_dataset": indices, "data_collator": lambda batch: {"labels": torch.tensor(batch)}}
+    trainer = make_trainer(make_fatr(), options, per_device_train_batch_size=6)
+    batches = [batch["labels"].tolist() for batch in trainer.get_train_dataloader()]
+    assert len(batches) == 10
+    for batch in batches:
+        assert batch[0] == batch[1] == batch[2] != batch[3] == batch[4] == batch[5]
+
+
+def test_resuming_goes_on_in_the_order_of_the_repeats(make_fatr, make_trainer, images):
+    """In the middle of the second epoch of four steps."""
+    start, seen = make_fatr(), []
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 6, "per_device_train_batch_size": 16}
+    numbered = [example | {"number": number} for number, example in enumerate(images)]
+    for checkpoint in (None, "checkpoint-6"):
+        order = []
+
+        def note(examples, order=order):
+            order.append([example["number"] for example in examples])
+            return collate(examples)
+
+        options = {"repeats": 3, "train_dataset": numbered, "train_collator": note}
+        trainer = make_trainer(copy.deepcopy(start), options, **settings)
+        trainer.train(resume_from_checkpoint=checkpoint and f"{trainer.args.output_dir}/{checkpoint}")
+        seen.append(order)
+    assert seen[0][4:] != seen[0][:4]
+    assert seen[0][-2:] == seen[1][-2:]
+
+
+@ignore_old_name
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
+def test_training_learns(make_fatr, stock, make_trainer, images, precision, checkpointing):
+    """Brightness tells the class."""
+    bright = [example | {"pixel_values": example["pixel_values"] + example["labels"]} for example in images]
+    settings = {"max_steps": 12, "optim": "adamw_torch", "learning_rate": 3e-3, "logging_steps": 1, **precision}
+    options = {"teacher": stock, "distillation_weight": 0.1, "ema_decay": 0.9, "train_dataset": bright}
+    trainer = make_trainer(make_fatr(), options, gradient_checkpointing=checkpointing, **settings)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 12
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+
+
+@ignore_old_name
+def test_recomputed_gradients_are_the_stored_ones(make_fatr, make_trainer):
+    start, trained = make_fatr(), []
+    for checkpointing in (False, True):
+        model = copy.deepcopy(start)
+        make_trainer(model, gradient_checkpointing=checkpointing).train()
+        trained.append(model)
+    assert_same_weights(*trained, atol=1e-6, rtol=0)
+
+
+def test_compiled_training_is_the_eager_one(make_fatr, make_trainer):
+    start, trained = make_fatr(), []
+    for compiles in (False, True):
+        model = copy.deepcopy(start)
+        trainer = make_trainer(
+            model, {"ema_decay": 0.5}, torch_compile=compiles, torch_compile_backend="aot_eager" if compiles else None
+        )
+        trainer.train()
+        trainer.evaluate()
+        trained.append(model)
+    assert_same_weights(*trained, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["stock", "fatr"])
 def test_resuming_gives_the_unbroken_result(make_fatr, stock_config, make_trainer, kind):
     """Stock ViT's files hold older names, from which the Trainer alone would restore nothing."""
@@ -129,8 +202,12 @@ def test_resuming_gives_the_unbroken_result(make_fatr, stock_config, make_traine
     [
         ({"distillation_weight": -1.0}, "distillation_weight=-1.0 must be at least 0"),
         ({"distillation_temperature": 0.0}, "distillation_temperature=0.0 must be above 0"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0 must be at least 0 and below 1"),
+        ({"repeats": 0}, "repeats=0 must be at least 1"),
+        ({"teacher": "ema"}, "teacher='ema' is the average of the student's weights: set ema_decay"),
+        ({"teacher": "mean"}, "teacher='mean' must be a model, or 'ema'"),
     ],
-    ids=["weight", "temperature"],
+    ids=["weight", "temperature", "decay", "repeats", "teacher-without-average", "unknown-teacher"],
 )
 def test_bad_options_are_refused(make_fatr, make_trainer, options, words):
     with pytest.raises(ValueError, match=words):
@@ -143,6 +220,24 @@ def test_unfit_teachers_are_refused(make_fatr, make_trainer):
         make_trainer(model, {"teacher": model})
     with pytest.raises(ValueError, match="teacher has 7 classes, the model has 5"):
         make_trainer(model, {"teacher": make_fatr(num_labels=7)})
+    with pytest.raises(ValueError, match="teacher takes images of 64 x 64 pixels, the model of 32 x 32"):
+        make_trainer(model, {"teacher": make_fatr(image_size=64)})
+    names = [{"id2label": dict(enumerate(labels))} for labels in ("abcde", "abdce")]
+    with pytest.raises(ValueError, match="class 2 is 'd' and not 'c'; class 3 is 'c' and not 'd'; 2 of 5 differ"):
+        make_trainer(make_fatr(**names[0]), {"teacher": make_fatr(**names[1])})
+    make_trainer(make_fatr(**names[0]), {"teacher": make_fatr()})  # a teacher whose classes have no names
+
+
+def test_teacher_that_shares_weights_is_refused(make_fatr, make_trainer):
+    model, teacher = make_fatr(), make_fatr()
+    teacher.classifier = model.classifier
+    with pytest.raises(ValueError, match="shares weights with it"):
+        make_trainer(model, {"teacher": teacher})
+
+
+def test_resuming_from_an_empty_folder_is_refused(make_fatr, make_trainer):
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint=True, but .*run holds no complete checkpoint"):
+        make_trainer(make_fatr()).train(resume_from_checkpoint=True)
 
 
 def test_card_of_the_trainer_is_the_models(make_fatr, make_trainer, tmp_path):

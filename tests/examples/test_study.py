@@ -1,0 +1,167 @@
+"""The study in small: its parts against closed forms, and a whole run that goes on where it was interrupted."""
+
+import importlib
+import json
+import re
+import sys
+from statistics import stdev
+
+import pytest
+import torch
+from transformers import ViTConfig
+
+from fatr_hf import FATRViTForImageClassification
+
+TINY = "--layers 4 --hidden_size 16 --heads 2 --train_images 64 --test_images 40 --base_epochs 1 --bases 1 --seeds 2"
+TINY = f"{TINY} --tune_images 32 --epochs 1 --keep_ratios 0.5 --batch_size 16"
+CONFIG = {"image_size": 28, "patch_size": 2, "hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 192}
+
+
+def load(name):
+    return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+def run_study(folder, monkeypatch, words=TINY):
+    monkeypatch.setattr(sys, "argv", ["study.py", "--output_dir", str(folder), *words.split()])
+    load("study").main()
+
+
+def test_whole_study(folder, monkeypatch, capsys):
+    run_study(folder, monkeypatch)
+    printed = capsys.readouterr().out
+    assert (folder / "results.md").read_text() in printed
+    arms = [arm.name for arm in load("study_arms").tuned_arms(ViTConfig(**CONFIG), 0.5)]
+    assert len(arms) == len(set(arms)) >= 12
+    for arm in ("no reduction", *arms):
+        assert f"| {arm} " in printed
+    runs = sorted(path.name for path in (folder / "runs").glob("*seed*.json"))
+    assert len(runs) == 2 * (len(arms) + 2)  # one without reduction, one for all budgets
+    record = json.loads((folder / "runs" / "FATR at 0.5, seed 1.json").read_text())
+    assert 0 <= record["after"] <= 1
+    assert record["fields"] == {"keep_ratio": 0.5}
+
+
+def test_study_goes_on_where_it_stopped(folder, monkeypatch, capsys):
+    before = (folder / "results.md").read_text()
+    runs = folder / "runs"
+    others = {path: path.stat().st_mtime_ns for path in runs.iterdir() if path.name != "EViT at 0.5, seed 0.json"}
+    (runs / "EViT at 0.5, seed 0.json").unlink()
+    run_study(folder, monkeypatch)
+    trained = [line for line in capsys.readouterr().out.splitlines() if "->" in line]
+    assert [line.split(":")[0] for line in trained] == ["EViT at 0.5, seed 0"]
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+    assert (folder / "results.md").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (f"{TINY} --epochs 3", "epochs was 1.0 and is 3.0"),
+        ("--size huge", "--size huge must be one of cpu, digits, short, full"),
+        ("--seeds 1", "--seeds 1 must be at least 2"),
+        ("--batch_size 0", "--batch_size 0 must be above 0"),
+        (f"{TINY} --arms nothing", "--arms 'nothing' must be among 'FATR', 'FATR without ω'"),
+        ("--dataset ./nowhere", "'./nowhere' does not exist"),
+    ],
+    ids=["other-arguments", "size", "seeds", "batch", "arm", "data"],
+)
+def test_bad_arguments_are_refused_in_words(folder, monkeypatch, words, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        run_study(folder, monkeypatch, words)
+
+
+@pytest.mark.parametrize("keep_ratio", [0.7, 0.5])
+def test_all_arms_cost_the_same(keep_ratio):
+    """Within what whole tokens allow; without DC tokens, or in ToMe's steps of whole merges, it is a little less."""
+    arms = load("study_arms")
+    config = ViTConfig(**CONFIG)
+    chosen = [*arms.tuned_arms(config, keep_ratio), *arms.off_the_shelf_arms(config, keep_ratio)]
+    fatr = chosen[0].macs
+    assert chosen[0].name == "FATR"
+    assert {arm.name for arm in chosen if abs(arm.macs / fatr - 1) > 0.03} == set()
+    assert fatr < 0.65 * arms.unreduced_arm(config).macs
+
+
+def test_interval_is_students():
+    report = load("study_report")
+    values = [1.0, 2.0, 4.0]
+    result = report.interval(values)
+    assert result.mean == pytest.approx(7 / 3)
+    assert result.deviation == pytest.approx(stdev(values))
+    assert result.half_width == pytest.approx(4.302653 * stdev(values) / 3**0.5, rel=1e-5)  # t of 2 degrees, 97.5%
+
+
+def test_differences_are_paired_by_seed():
+    """Both arms vary by whole points from seed to seed, their difference does not."""
+    report = load("study_report")
+    runs = [
+        {"arm": arm, "keep_ratio": ratio, "seed": seed, "macs": 100, "before": 0.5, "after": base + gain}
+        for seed, base in enumerate((0.80, 0.84, 0.82))
+        for arm, ratio, gain in (("no reduction", None, 0.0), ("FATR", 0.5, 0.01))
+    ]
+    table = report.tuned_table(runs, {})
+    row = next(line for line in table.splitlines() if line.startswith("| FATR"))
+    assert "83.00 ± 2.00" in row
+    assert "+1.00 ± 0.00" in row
+
+
+def test_crops_are_shifts_and_mirrors():
+    data = load("study_data")
+    torch.manual_seed(0)
+    image = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8)
+    padded = torch.nn.functional.pad(image, [1] * 4)[0, 0]
+    windows = [padded[row : row + 8, column : column + 8] for row in range(3) for column in range(3)]
+    expected = [*windows, *(window.flip(1) for window in windows)]
+    seen = set()
+    for crop in data.crop_and_flip(image.expand(200, -1, -1, -1))[:, 0]:
+        places = [place for place, window in enumerate(expected) if torch.equal(window, crop)]
+        assert len(places) == 1
+        seen.update(places)
+    assert seen == set(range(18))
+
+
+def test_erasing_takes_a_rectangle_from_some_images():
+    data = load("study_data")
+    torch.manual_seed(0)
+    erased = (data.erase_at_random(torch.ones(400, 3, 16, 16)) == 0).all(dim=1)
+    is_erased = erased.flatten(1).any(dim=1)
+    assert 0.15 < is_erased.float().mean() < 0.35
+    for mask in erased[is_erased]:
+        rows, columns = mask.any(dim=1), mask.any(dim=0)
+        assert torch.equal(mask, rows[:, None] & columns)
+        assert all(3 <= int(side.sum()) <= 9 for side in (rows, columns))
+
+
+def test_accuracy_between_two_schedules_is_interpolated():
+    budgets = load("study_budgets")
+    fixed = [{"macs": 200.0, "accuracy": 0.9}, {"macs": 100.0, "accuracy": 0.7}]
+    assert [budgets.accuracy_at(fixed, macs) for macs in (50, 100, 150, 200, 300)] == pytest.approx(
+        [0.7, 0.7, 0.8, 0.9, 0.9]
+    )
+
+
+def test_plain_patches_and_what_becomes_of_them():
+    background, data = load("study_background"), load("study_data")
+    pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    pixels[1:, :, 8:24, 8:24] = torch.randint(255, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    plain = background.plain_patches(pixels, (8, 8))
+    assert plain.sum(dim=1).tolist() == [64, 48, 48, 48]
+    from fatr_hf import FATRViTConfig
+
+    config = FATRViTConfig(
+        image_size=32, patch_size=4, hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=4,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = FATRViTForImageClassification(config).eval()
+    rows = background.background_rows(model, data.TensorImages(pixels, torch.zeros(4, dtype=torch.int64)))
+    assert [row["layer"] for row in rows] == [1, 2, 3]
+    for row, tokens in zip(rows, (44, 30, 21), strict=True):
+        assert row["plain"] == pytest.approx(0.75)
+        kept = 48 * row["kept"] + 16 * row["kept_of_others"]
+        assert kept == pytest.approx(tokens, abs=1e-3)
+    assert background.background_rows(model, data.TensorImages(pixels[:1], torch.zeros(1, dtype=torch.int64))) == []
