@@ -16,7 +16,7 @@ from torch import Tensor
 from .budget import is_admissible, schedule_macs, with_keep_ratio
 from .configuration_fatr_vit import FATRViTConfig
 from .token_reduction import TokenLayout
-from .token_schedule import LayerTokens
+from .token_schedule import LayerTokens, per_layer
 
 
 class InputBudgetOutput(NamedTuple):
@@ -25,9 +25,9 @@ class InputBudgetOutput(NamedTuple):
     logits: Tensor
     """(batch, classes)."""
     keep_ratios: Tensor
-    """(batch,) float64, the keep ratio of every image."""
+    """(batch,) float64 on the CPU, the keep ratio of every image."""
     macs: Tensor
-    """(batch,) int64, its multiply-accumulates."""
+    """(batch,) int64 on the CPU, its multiply-accumulates."""
 
 
 def run_by_mass(
@@ -57,9 +57,9 @@ def run_by_mass(
         chosen = (buckets == bucket).nonzero().flatten()
         parts = layout._replace(positions=layout.positions[chosen], dc_counts=layout.dc_counts[chosen])
         logits[chosen] = finish(model, hidden_states[chosen], scores[chosen], parts, schedules[bucket][first:])
-    macs = torch.tensor([schedule_macs(config, image_size) for config in configs], device=buckets.device)
-    ratios = torch.tensor([float(ratio) for ratio in keep_ratios], dtype=torch.float64, device=buckets.device)
-    return InputBudgetOutput(logits, ratios[buckets], macs[buckets])
+    macs = torch.tensor([schedule_macs(config, image_size) for config in configs])
+    ratios = torch.tensor([float(ratio) for ratio in keep_ratios], dtype=torch.float64)
+    return InputBudgetOutput(logits, ratios[buckets.cpu()], macs[buckets.cpu()])
 
 
 def choose_buckets(scores: Tensor, kept: Sequence[int], selection_mass: float) -> Tensor:
@@ -73,7 +73,7 @@ def choose_buckets(scores: Tensor, kept: Sequence[int], selection_mass: float) -
     Returns:
         (batch,) int64, indices into ``kept``.
     """
-    held = scores.double().sort(dim=1, descending=True).values.cumsum(dim=1)
+    held = scores.sort(dim=1, descending=True).values.cumsum(dim=1)
     shares = held[:, [number - 1 for number in kept]] / held[:, -1:]
     return (shares < selection_mass).sum(dim=1).clamp(max=len(kept) - 1)
 
@@ -111,6 +111,11 @@ def refuse_bad_choice(
         raise ValueError(f"selection_mass={selection_mass!r} must lie in (0, 1].")
     if not keep_ratios or any(low >= high for low, high in pairwise(keep_ratios)):
         raise ValueError(f"keep_ratios={list(keep_ratios)} must be one or more increasing numbers.")
+    if 1 in per_layer("keep_ratio", config.keep_ratio, config.reduction_layers or ()):
+        raise ValueError(
+            f"forward_by_mass reduces in all of the layers {config.reduction_layers}, of which keep_ratio="
+            f"{config.keep_ratio} leaves some ordinary: these may lack parameters. Use set_reduction first."
+        )
     for ratio in keep_ratios:
         if ratio == 1 or not is_admissible(config, ratio, image_size):
             raise ValueError(

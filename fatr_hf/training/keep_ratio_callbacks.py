@@ -1,6 +1,6 @@
 """Keep ratios that change while training: one model for many budgets, or a gentle start.
 
-Between steps the configuration is as it was given, so that evaluations and checkpoints see that and nothing else.
+Outside of forward passes the configuration is as it was given: evaluations and checkpoints see that and nothing else.
 """
 
 import random
@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..modeling.budget import admissible_keep_ratios, is_admissible
@@ -16,11 +17,18 @@ from ..modeling.token_schedule import per_layer
 
 
 class KeepRatioCallback(TrainerCallback):
-    """Sets a keep ratio before every optimiser step and takes it back after it; subclasses say which."""
+    """Gives every optimiser step a keep ratio; subclasses say which.
+
+    It holds within the model's forward pass in training and nowhere else: whatever evaluates or saves, be it amid a
+    step or after an error, finds the configuration as it was given.
+    """
 
     def __init__(self) -> None:
         self.nominal: Any = None
         self.allowed: list[float] = []
+        self.current: Any = None
+        self.run: TrainerState | None = None
+        self.hooks: list[RemovableHandle] = []
 
     def keep_ratio(self, args: TrainingArguments, state: TrainerState, model: Any) -> Any:
         """The keep ratio of the coming step: one, or one for each reduction layer."""
@@ -34,13 +42,27 @@ class KeepRatioCallback(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        """Notes the keep ratio as it is configured.
+        """Notes the keep ratio as it is configured, and waits for forward passes.
 
         Raises:
-            ValueError: a model that is no FATR model.
+            ValueError: a model that is no FATR model, or another callback of this kind.
         """
         fatr = fatr_model(model, type(self).__name__)
+        for hook in list(fatr._forward_pre_hooks.values()):
+            other = getattr(hook, "__self__", None)
+            if isinstance(other, KeepRatioCallback) and other is not self and other.run is state:
+                raise ValueError(
+                    f"{type(other).__name__} and {type(self).__name__} both change the keep ratio: use one callback of "
+                    "this kind at a time."
+                )
+            if isinstance(other, KeepRatioCallback):
+                other.detach()  # left by a run that an error ended
         self.nominal, self.allowed = fatr.config.keep_ratio, admissible_keep_ratios(fatr.config)
+        self.run, self.current = state, self.nominal
+        self.hooks = [
+            fatr.register_forward_pre_hook(self.before_forward),
+            fatr.register_forward_hook(self.after_forward, always_call=True),
+        ]
 
     def on_step_begin(
         self,
@@ -50,29 +72,31 @@ class KeepRatioCallback(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        """Sets the step's keep ratio, for all of its accumulated batches.
-
-        Raises:
-            ValueError: another callback of this kind has set one.
-        """
+        """Chooses the step's keep ratio, for all of its accumulated batches; the model checks it."""
         fatr = fatr_model(model, type(self).__name__)
-        if fatr.config.keep_ratio != self.nominal:
-            raise ValueError(
-                f"The keep ratio is changed by something else than {type(self).__name__} while it trains: use one "
-                "callback of this kind at a time."
-            )
-        fatr.set_reduction(keep_ratio=self.keep_ratio(args, state, fatr))
+        self.current = self.keep_ratio(args, state, fatr)
+        if self.current != self.nominal:
+            fatr.set_reduction(keep_ratio=self.current)
+            fatr.config.keep_ratio = self.nominal
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **kwargs: Any,
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Sets the configured keep ratio again."""
-        fatr_model(model, type(self).__name__).set_reduction(keep_ratio=self.nominal)
+        """Leaves the model alone."""
+        self.detach()
+
+    def before_forward(self, model: Any, inputs: Any) -> None:
+        if model.training:
+            model.config.keep_ratio = self.current
+
+    def after_forward(self, model: Any, inputs: Any, outputs: Any) -> None:
+        model.config.keep_ratio = self.nominal
+
+    def detach(self) -> None:
+        """Takes the hooks off the model."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks, self.run = [], None
 
 
 class ElasticKeepRatio(KeepRatioCallback):

@@ -89,11 +89,6 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return result | {"calibration_error": expected_calibration_error(logits, labels)}
 
 
-def accuracy_of_logits(prediction: EvalPrediction) -> dict[str, float]:
-    """The accuracy alone of ``classification_metrics``."""
-    return {"accuracy": classification_metrics(prediction)["accuracy"]}
-
-
 class Accuracy(evaluate.Metric):
     """Top-1 accuracy: the share of images whose predicted class is their label, in [0, 1]."""
 

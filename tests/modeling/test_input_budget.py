@@ -114,3 +114,9 @@ def test_unfit_models_are_refused(make_fatr, images):
     model = make_fatr()
     with model.reduction(False), pytest.raises(ValueError, match="its reduction is off"):
         model.forward_by_mass(images)
+
+
+def test_a_model_that_may_lack_parameters_is_refused(make_fatr, pixel_values):
+    model = make_fatr(keep_ratio=[1.0, 0.5, 0.5])
+    with pytest.raises(ValueError, match=r"keep_ratio=\[1.0, 0.5, 0.5\] leaves some ordinary"):
+        model.forward_by_mass(pixel_values, keep_ratios=[0.5])

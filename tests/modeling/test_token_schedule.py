@@ -145,7 +145,8 @@ def test_schedule_of_another_image_size(image_size, expected):
 
 def test_schedule_is_plain_integers():
     for tokens in FATRViTConfig(token_multiple=8).token_schedule():
-        assert all(type(value) in (int, bool) for value in (*tokens, tokens.tokens_in, tokens.tokens_out, tokens.dc_out))
+        counts = (*tokens, tokens.tokens_in, tokens.tokens_out, tokens.dc_out)
+        assert all(type(value) in (int, bool) for value in counts)
 
 
 def test_per_layer_spreads_one_value_and_checks_lists():
@@ -257,5 +258,5 @@ def test_presets_apply_to_what_is_loaded(tmp_path, tiny):
     assert (loaded.keep_ratio, loaded.dc_windows, loaded.dc_size_exponent) == (0.5, 2, 0.5)
     with pytest.raises(ValueError, match="preset='global' must be one of local"):
         FATRViTConfig.from_pretrained(tmp_path, preset="global")
-    with pytest.raises(ValueError, match="preset is an argument of FATRViTConfig.from_preset and of from_pretrained"):
+    with pytest.raises(ValueError, match=r"preset is an argument of FATRViTConfig\.from_preset"):
         FATRViTConfig(preset="local")

@@ -12,26 +12,30 @@ from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWar
 
 
 class Witness(TrainerCallback):
-    """Notes the keep ratio inside every step and between steps; comes after the callback under test."""
+    """Notes the keep ratio in every forward pass of training and wherever else a step calls."""
 
     def __init__(self):
         self.inside, self.between = [], []
 
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        self.inside.append(model.config.keep_ratio)
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        model.vit.register_forward_pre_hook(lambda module, inputs: self.inside.append(module.config.keep_ratio))
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def note(self, args, state, control, model=None, **kwargs):
         self.between.append(model.config.keep_ratio)
+
+    on_step_begin = on_pre_optimizer_step = on_step_end = note
 
 
 @pytest.fixture
 def train(make_trainer):
     """Trains with a callback and returns what a witness saw."""
 
-    def run(model, callback, resume=None, **arguments):
+    def run(model, callback, resume=None, interruption=None, **arguments):
         trainer, witness = make_trainer(model, **arguments), Witness()
         trainer.add_callback(callback)
         trainer.add_callback(witness)
+        if interruption is not None:
+            trainer.add_callback(interruption)
         trainer.train(resume_from_checkpoint=resume and f"{trainer.args.output_dir}/{resume}")
         return witness
 
@@ -73,6 +77,23 @@ def test_checkpoints_hold_the_configured_ratio(make_fatr, train, tmp_path):
     assert saved.config.keep_ratio == 0.7
 
 
+def test_an_error_amid_a_step_leaves_the_configuration(make_fatr, train):
+    class Interruption(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            model.classifier.register_forward_hook(lambda *_: 1 / 0)
+
+    model = make_fatr()
+    with pytest.raises(ZeroDivisionError):
+        train(model, ElasticKeepRatio(0.3, 0.5), interruption=Interruption())
+    assert model.config.keep_ratio == 0.7
+    model.classifier._forward_hooks.clear()
+    witness = train(model, ElasticKeepRatio(0.6, 0.6))
+    assert witness.inside == [0.6, 0.6]
+    assert model.config.keep_ratio == 0.7
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+
+
 @pytest.mark.parametrize(("steps", "reached"), [(4, 4), (0.5, 4)], ids=["steps", "share"])
 def test_warmup_comes_down_in_a_straight_line(make_fatr, train, steps, reached):
     model = make_fatr(keep_ratio=[0.5, 0.6, 0.7])
@@ -82,7 +103,7 @@ def test_warmup_comes_down_in_a_straight_line(make_fatr, train, steps, reached):
         left = max(0.0, 1 - step / reached)
         expected = [ratio + left * (highest - ratio) for ratio in (0.5, 0.6, 0.7)]
         assert ratios == pytest.approx(expected)
-    assert witness.between == [[0.5, 0.6, 0.7]] * 8
+    assert witness.between == [[0.5, 0.6, 0.7]] * 3 * 8
 
 
 @pytest.mark.parametrize(
@@ -108,5 +129,5 @@ def test_what_the_model_cannot_do_is_refused(make_fatr, stock, train, make_train
     trainer = make_trainer(make_fatr())
     for callback in (ElasticKeepRatio(0.3, 0.4), KeepRatioWarmup(0.5)):
         trainer.add_callback(callback)
-    with pytest.raises(ValueError, match="use one callback of this kind at a time"):
+    with pytest.raises(ValueError, match="ElasticKeepRatio and KeepRatioWarmup both change the keep ratio"):
         trainer.train()

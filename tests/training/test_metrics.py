@@ -10,7 +10,6 @@ from fatr_hf.training.metrics import (
     Accuracy,
     ExpectedCalibrationError,
     TopKAccuracy,
-    accuracy_of_logits,
     classification_metrics,
     expected_calibration_error,
     top_k_accuracy,
@@ -26,8 +25,8 @@ def random_logits():
 def test_accuracy_counts_hits():
     logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     labels = np.array([1, 0, 0, 0])
-    assert accuracy_of_logits(EvalPrediction(predictions=logits, label_ids=labels)) == {"accuracy": 0.75}
-    assert accuracy_of_logits(EvalPrediction(predictions=(logits, None), label_ids=labels)) == {"accuracy": 0.75}
+    for predictions in (logits, (logits, None)):
+        assert classification_metrics(EvalPrediction(predictions, label_ids=labels))["accuracy"] == 0.75
     assert Accuracy().compute(predictions=[1, 2], references=[1, 2]) == {"accuracy": 1.0}
 
 
