@@ -40,7 +40,7 @@ from fatr_hf.training.data import ImageData, load_image_data
 from fatr_hf.training.ema import EMACallback
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWarmup
 from fatr_hf.training.metrics import classification_metrics
-from fatr_hf.training.preprocessing import MixingCollator, collate, image_transform
+from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate, image_transform
 from fatr_hf.training.processes import refuse_float16_on_cpu, refuse_small_data
 from fatr_hf.training.reduction_log import ReductionLogCallback
 from fatr_hf.training.run_folder import claim_run_folder, last_checkpoint, write_folder, write_json
@@ -262,7 +262,9 @@ class FineTuning:
             replace(self.arguments, output_dir=str(self.folder / folder), **changes),
             data_collator=collate,
             train_collator=MixingCollator(len(self.data.label_names), augmentation),
-            train_dataset=self.data.train.with_transform(image_transform(processor, augmentation)),
+            train_dataset=ReproducibleImages(
+                self.data.train.with_transform(image_transform(processor, augmentation)), self.arguments.seed
+            ),
             eval_dataset=self.data.test.with_transform(image_transform(processor)),
             compute_metrics=classification_metrics,
             teacher=teacher,

@@ -3,18 +3,22 @@
 What is defined here can be pickled, as data loaders with worker processes may require.
 """
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
 from .augmentation import Augmentation, find_augmentation, normalised_transforms, picture_transforms
 
 Batch = dict[str, Any]
+Example = dict[str, Any]
 
 
 def image_transform(
@@ -67,7 +71,49 @@ def _image_size(size: dict[str, int]) -> tuple[int, int] | None:
     return None if height is None or width is None else (height, width)
 
 
-def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+class ReproducibleImages(Dataset[Example]):
+    """Images whose random transform is decided by a seed and by the batch that they are taken in, and nothing else.
+
+    A run that is resumed amid an epoch then augments as the unbroken one did, whatever its loader had fetched ahead,
+    and processes augment unlike each other, with or without workers. Every example also gets the batch's ``draw``.
+
+    Args:
+        dataset: gives examples with a transform that draws from torch's global generator.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Any, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Example]:
+        draw = zlib.crc32(repr((self.seed, [int(index) for index in indices])).encode())
+        with own_generator(draw):
+            if hasattr(self.dataset, "__getitems__"):
+                examples = self.dataset.__getitems__(indices)
+            else:
+                examples = [self.dataset[index] for index in indices]
+        return [{**example, "draw": draw} for example in examples]
+
+
+@contextmanager
+def own_generator(seed: int) -> Iterator[None]:
+    """Within a ``with`` block torch's global CPU generator starts at a seed; then it goes on where it was."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def collate(examples: list[Example]) -> dict[str, Tensor]:
     """Stacks examples to pixel_values (batch, channels, height, width) and labels (batch,) int64."""
     return {
         "pixel_values": torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples]),
@@ -80,8 +126,8 @@ class MixingCollator:
 
     A mixed picture is made of two pictures of the batch, and its label says how much of each class is in it: labels
     are float32 (batch, classes), rows sum to 1, also in a batch that chance leaves unmixed and in one of a single
-    picture, which has no other to be mixed with. Where the augmentation mixes nothing, this is ``collate``. Not for
-    evaluation: metrics need class numbers.
+    picture, which has no other to be mixed with. Where the augmentation mixes nothing, this is ``collate``. Examples
+    of ``ReproducibleImages`` are mixed as their draw decides. Not for evaluation: metrics need class numbers.
 
     Args:
         num_classes: classes of the labels.
@@ -102,9 +148,15 @@ class MixingCollator:
             for kind, alpha in zip((v2.MixUp, v2.CutMix), alphas, strict=True)
         )
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
         if not self.augmentation.mixes:
             return collate(examples)
+        if "draw" not in examples[0]:
+            return self._mix(examples)
+        with own_generator(examples[0]["draw"] + 1):
+            return self._mix(examples)
+
+    def _mix(self, examples: list[Example]) -> dict[str, Tensor]:
         # torchvision mixes neighbours, and repeated augmentation makes neighbours of copies of one picture.
         batch = collate([examples[index] for index in torch.randperm(len(examples)).tolist()])
         pixel_values, labels = batch["pixel_values"], batch["labels"]

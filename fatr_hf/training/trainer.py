@@ -113,7 +113,7 @@ class FATRTrainer(Trainer):
         self.train_collator = train_collator
         self.ema = None if ema_decay is None else EMACallback(ema_decay, ema_warmup)
         self.loss_guard = NonFiniteLossGuard(self.accelerator)
-        for callback in (self.ema, self.loss_guard, SetSamplerEpoch() if repeats > 1 else None):
+        for callback in (self.ema, self.loss_guard, SetSamplerEpoch()):
             if callback is not None:
                 self.add_callback(callback)
         self.teacher = self.prepare_teacher(teacher)
@@ -186,7 +186,7 @@ class FATRTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        if self.repeats == 1 or dataset is None:
+        if dataset is None or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return RepeatedSampler(len(dataset), self.repeats, seed)

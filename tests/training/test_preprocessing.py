@@ -8,7 +8,7 @@ import torch
 from transformers import ViTImageProcessor
 
 from fatr_hf.training.augmentation import AUGMENTATIONS, Augmentation
-from fatr_hf.training.preprocessing import MixingCollator, collate, image_transform
+from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate, image_transform
 
 
 @pytest.fixture
@@ -200,3 +200,35 @@ def test_bad_arguments_of_the_collator_are_refused():
         MixingCollator(0)
     with pytest.raises(ValueError, match="augmentation='heavy' must be one of"):
         MixingCollator(5, "heavy")
+
+
+class NoisyImages:
+    """Every access draws from torch's global generator, as random transforms do."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return {"pixel_values": index + torch.rand(3, 8, 8), "labels": index % 5}
+
+
+def test_draws_depend_on_seed_and_batch_alone():
+    images = ReproducibleImages(NoisyImages(), seed=1)
+    first = collate(images.__getitems__([3, 4]))["pixel_values"]
+    torch.manual_seed(99)
+    assert torch.equal(collate(images.__getitems__([3, 4]))["pixel_values"], first)
+    assert not torch.equal(first[0] - 3, first[1] - 4)
+    for others in ([4, 3], [3, 5], [3]):
+        assert not torch.equal(images.__getitems__(others)[0]["pixel_values"] - others[0], first[0] - 3)
+    assert not torch.equal(ReproducibleImages(NoisyImages(), seed=2)[3]["pixel_values"], images[3]["pixel_values"])
+
+
+def test_draws_leave_the_global_generator_alone():
+    images, collator = ReproducibleImages(NoisyImages(), seed=1), MixingCollator(5, "deit")
+    state = torch.get_rng_state()
+    batch = collator(images.__getitems__([3, 4, 5, 6]))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    again = collator(images.__getitems__([3, 4, 5, 6]))
+    assert torch.equal(batch["pixel_values"], again["pixel_values"])
+    assert torch.equal(batch["labels"], again["labels"])

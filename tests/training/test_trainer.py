@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from torch.nn import functional
 from transformers import ViTForImageClassification
 
-from fatr_hf.training.preprocessing import MixingCollator, collate
+from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate
 from fatr_hf.training.trainer import distillation_loss
 
 # transformers 5.17 does not know the new name yet.
@@ -180,6 +180,27 @@ def test_compiled_training_is_the_eager_one(make_fatr, make_trainer):
         trainer.evaluate()
         trained.append(model)
     assert_same_weights(*trained, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_within_an_epoch_augments_as_the_unbroken_run(make_fatr, make_trainer, images, workers):
+    """Though the loader has fetched a batch ahead when the checkpoint is written."""
+
+    class NoisyImages(list):
+        def __getitem__(self, place):
+            example = super().__getitem__(place)
+            return example | {"pixel_values": example["pixel_values"] + torch.randn(3, 32, 32)}
+
+    options = {"train_dataset": ReproducibleImages(NoisyImages(images), 3), "train_collator": MixingCollator(5, "deit")}
+    settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch"}
+    settings |= {"per_device_train_batch_size": 16, "dataloader_num_workers": workers}
+    start, trained = make_fatr(hidden_dropout_prob=0.1), []
+    for checkpoint in (None, "checkpoint-6"):  # in the second epoch of 4 steps
+        model = copy.deepcopy(start)
+        trainer = make_trainer(model, options, **settings)
+        trainer.train(resume_from_checkpoint=checkpoint and f"{trainer.args.output_dir}/{checkpoint}")
+        trained.append(model)
+    assert_same_weights(*trained, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["stock", "fatr"])
