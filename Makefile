@@ -15,7 +15,7 @@ BIN := .venv/bin
 PYTEST := -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run bench test quality style test-oldest clean
+.PHONY: help run bench study test quality style test-oldest clean
 
 help: ## list the jobs
 	@echo "make JOB [PYTHON=python3] [ARGS='...'], where JOB is one of"
@@ -34,6 +34,10 @@ run: .venv/.complete ## fine-tune and evaluate: examples/finetune.py with ARGS, 
 # figures against what is to be reached.
 bench: .venv/.complete ## measure speed and cost beside the rivals: `fatr-hf bench` with ARGS
 	$(BIN)/fatr-hf bench $(ARGS)
+
+# Sized by the device; goes on where an earlier one stopped.
+study: .venv/.complete ## compare FATR, its ablations and its rivals: examples/study.py with ARGS
+	$(BIN)/python examples/study.py $(ARGS)
 
 test: .venv/.complete ## run the tests (ARGS: pytest's)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(ARGS)

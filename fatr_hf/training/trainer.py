@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..modeling.hub_repository import HubRepositoryMixin
@@ -90,7 +90,9 @@ class FATRTrainer(Trainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        *others: Any,
         teacher: Teacher | None = None,
         distillation_weight: float = 1.0,
         distillation_temperature: float = 1.0,
@@ -100,7 +102,10 @@ class FATRTrainer(Trainer):
         train_collator: Callable[[list[Any]], dict[str, Tensor]] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        # No parameter is without gradient. The Trainer hands this to accelerate in its constructor.
+        if args is not None and args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False
+        super().__init__(model, args, *others, **kwargs)
         if distillation_weight < 0:
             raise ValueError(f"distillation_weight={distillation_weight} must be at least 0.")
         if distillation_temperature <= 0:
@@ -121,8 +126,6 @@ class FATRTrainer(Trainer):
         # ViT's forward takes any keyword, from which the Trainer would conclude that the loss is already divided by
         # the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
-        if self.args.ddp_find_unused_parameters is None:
-            self.args.ddp_find_unused_parameters = False
 
     def prepare_teacher(self, teacher: Teacher | None) -> Any:
         """Freezes a model that is to teach, and moves it to the device; raises a ValueError for an unfit teacher."""
