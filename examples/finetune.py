@@ -61,6 +61,7 @@ def main() -> None:
         trainer.use_averaged_weights()
     accuracy = trainer.evaluate()["eval_accuracy"]
     budgets = run.test_budgets(trainer, model)
+    model = trainer.whole_model()
     if trainer.is_world_process_zero():
         costs = run.measure(base, model, processor, (base_accuracy, start_accuracy, accuracy))
         run.finish(model, processor, costs, budgets)
@@ -95,12 +96,12 @@ class FineTuning:
         refuse_float16_on_cpu(arguments)
         record = result_arguments(model_arguments, data_arguments, augmentation, arguments)
         resumes = wants_resume(arguments.resume_from_checkpoint)
-        with arguments.main_process_first(desc="claiming the output folder"):
+        with arguments.main_process_first(local=False, desc="claiming the output folder"):
             if arguments.process_index == 0:
                 claim_run_folder(self.folder, record, resumes, arguments.overwrite_output_dir)
             # All processes look before any of them writes, so that all go the same way.
             self.has_base = (self.folder / "base" / "config.json").exists()
-        with arguments.main_process_first(desc="reading the images"):
+        with arguments.main_process_first(local=False, desc="reading the images"):
             self.data = load_data(data_arguments, arguments.seed)
         refuse_small_data(len(self.data.train), arguments)
         self.refuse_bad_options()
@@ -128,7 +129,7 @@ class FineTuning:
             return
         set_seed(self.arguments.seed)
         base, processor = self.train_base() if self.model_arguments.model_name_or_path is None else self.fetch_base()
-        with self.arguments.main_process_first(desc="writing the unreduced model"):
+        with self.arguments.main_process_first(local=False, desc="writing the unreduced model"):
             if self.arguments.process_index == 0:
                 write_folder(self.folder / "base", lambda folder: save(base, processor, folder))
 
@@ -163,7 +164,7 @@ class FineTuning:
             max_steps=-1,
         )
         trainer.train(resume_from_checkpoint=self.checkpoint("base-checkpoints"))
-        return base, processor
+        return trainer.whole_model(), processor
 
     def fetch_base(self) -> tuple[PreTrainedModel, BaseImageProcessor]:
         """Loads the checkpoint as a stock ViT, with a new classifier where the data set has other classes.
@@ -292,7 +293,7 @@ class FineTuning:
         named = self.arguments.resume_from_checkpoint
         if folder == "checkpoints" and named is not None and Path(named).is_dir():
             return named
-        return last_checkpoint(self.folder / folder)
+        return last_checkpoint(self.folder / folder, self.arguments.world_size)
 
     def measure(
         self,

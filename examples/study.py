@@ -89,6 +89,7 @@ class Study:
         first = data.train[0]["image"]
         side = arguments.image_size or min(*first.size, 224)
         patch = arguments.patch_size or max(1, side // 14)
+        side -= side % patch
         self.config = ViTConfig(
             image_size=side,
             patch_size=patch,

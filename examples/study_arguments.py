@@ -41,7 +41,7 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(40000, 1500, 48, 3, 12, 2, 1e-3, 1, 3, 2000, 1, 5e-4, (0.5,), 32, augment=False),
+    "cpu": Size(40000, 1500, 48, 3, 12, 2, 1e-3, 1, 3, 2000, 1, 1e-4, (0.5,), 32, augment=False),
     "digits": Size(None, None, 48, 3, 12, 20, 2e-3, 3, 3, None, 2, 5e-4, (0.7, 0.5), 32, augment=False),
     "short": Size(None, None, 192, 3, 12, 20, 1.5e-3, 3, 3, None, 2, 5e-4, (0.7, 0.5), 512, augment=True),
     "full": Size(None, None, 192, 3, 12, 80, 1.5e-3, 3, 3, None, 5, 5e-4, (0.7, 0.5), 512, augment=True),

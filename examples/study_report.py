@@ -54,7 +54,10 @@ def write_report(folder: Path) -> str:
 
 
 def tuned_table(records: list[dict[str, Any]], images_per_second: dict[str, float]) -> str:
-    """Accuracy before and after fine-tuning, the difference to the unreduced model's seed by seed, cost and speed."""
+    """Accuracy before and after fine-tuning, the difference to the unreduced model's seed by seed, cost and speed.
+
+    Arms of a study that is not finished, with fewer than two seeds, are left out.
+    """
     by_arm: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for record in records:
         by_arm[record["arm"]][record["seed"]] = record
@@ -62,7 +65,8 @@ def tuned_table(records: list[dict[str, Any]], images_per_second: dict[str, floa
     first = next(iter(unreduced.values()))
     header = ["arm", "before, %", "fine-tuned, %", "difference (95% interval)", "multiply-accumulates", "speed"]
     rows = []
-    for name, runs in sorted(by_arm.items(), key=lambda arm: arm[0] != UNREDUCED):
+    finished = {name: runs for name, runs in by_arm.items() if len(runs.keys() & unreduced.keys()) > 1}
+    for name, runs in sorted(finished.items(), key=lambda arm: arm[0] != UNREDUCED):
         before = mean(100 * run["before"] for run in runs.values())
         after = interval([100 * run["after"] for run in runs.values()])
         cells = [f"{before:.2f}", f"{after.mean:.2f} ± {after.deviation:.2f}"]

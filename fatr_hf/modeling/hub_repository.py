@@ -2,7 +2,8 @@
 """Loading and saving whole repositories: exact conversion on the way in, a self-contained folder on the way out."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -91,7 +92,8 @@ class HubRepositoryMixin(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         # Files hold the names of the state dict, so that whatever reads them (a resumed Trainer) needs no renaming.
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        with unsharded_class(self):
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
         card_path = Path(save_directory) / "README.md"
@@ -134,6 +136,21 @@ class HubRepositoryMixin(PreTrainedModel):
         if origin and not os.path.exists(origin):
             arguments.setdefault("base_model", origin)
         return build_model_card(self.config, **arguments)
+
+
+@contextmanager
+def unsharded_class(model: PreTrainedModel) -> Iterator[None]:
+    """Within a ``with`` block a model that FSDP version 2 has sharded has the class that it was made of.
+
+    ``fully_shard`` gives it a class ``FSDP...`` of its own, whose code is torch's: that code would be saved as the
+    model's, and the folder could not be loaded.
+    """
+    sharded = type(model)
+    model.__class__ = next(each for each in sharded.__mro__ if not each.__name__.startswith("FSDP"))
+    try:
+        yield
+    finally:
+        model.__class__ = sharded
 
 
 def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from ..modeling.hub_repository import HubRepositoryMixin
+from ..modeling.hub_repository import HubRepositoryMixin, unsharded_class
 from .ema import EMACallback, open_average
 from .repeated_sampler import RepeatedSampler, SetSamplerEpoch
 from .run_folder import last_checkpoint
@@ -127,6 +127,14 @@ class FATRTrainer(Trainer):
         # the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates; arguments as in Trainer."""
+        # FSDP version 2 shards a model only together with its optimizer: before training it is evaluated whole.
+        if self.is_fsdp_enabled and not self.accelerator._models:
+            model: Any = self.model
+            self.accelerator.prepare_model(model.to(self.args.device), evaluation_mode=True)
+        return super().evaluation_loop(*args, **kwargs)
+
     def prepare_teacher(self, teacher: Teacher | None) -> Any:
         """Freezes a model that is to teach, and moves it to the device; raises a ValueError for an unfit teacher."""
         if teacher is None:
@@ -154,6 +162,18 @@ class FATRTrainer(Trainer):
     def unwrapped_model(self) -> Any:
         """The model without DDP and ``torch.compile``."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def whole_model(self) -> Any:
+        """The trained model outside DDP and FSDP, with the trained weights on process 0; all processes must call."""
+        model = self.unwrapped_model()
+        if not self.is_fsdp_enabled:
+            return model
+        weights = self.accelerator.get_state_dict(self.model)
+        with unsharded_class(model):
+            whole = type(model)(model.config)
+        if self.is_world_process_zero():
+            whole.load_state_dict(weights)
+        return whole.to(self.args.device).eval()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; arguments as in Trainer.

@@ -6,11 +6,13 @@ import re
 import sys
 from statistics import stdev
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from transformers import ViTConfig
 
-from fatr_hf import FATRViTForImageClassification
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 
 TINY = "--layers 4 --hidden_size 16 --heads 2 --train_images 64 --test_images 40 --base_epochs 1 --bases 1 --seeds 2"
 TINY = f"{TINY} --tune_images 32 --epochs 1 --keep_ratios 0.5 --batch_size 16"
@@ -151,8 +153,6 @@ def test_plain_patches_and_what_becomes_of_them():
     pixels[1:, :, 8:24, 8:24] = torch.randint(255, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     plain = background.plain_patches(pixels, (8, 8))
     assert plain.sum(dim=1).tolist() == [64, 48, 48, 48]
-    from fatr_hf import FATRViTConfig
-
     config = FATRViTConfig(
         image_size=32, patch_size=4, hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=4,
         attn_implementation="eager",
@@ -165,3 +165,32 @@ def test_plain_patches_and_what_becomes_of_them():
         kept = 48 * row["kept"] + 16 * row["kept_of_others"]
         assert kept == pytest.approx(tokens, abs=1e-3)
     assert background.background_rows(model, data.TensorImages(pixels[:1], torch.zeros(1, dtype=torch.int64))) == []
+
+
+def test_arms_without_enough_seeds_are_left_out():
+    report = load("study_report")
+    runs = [
+        {"arm": arm, "keep_ratio": None, "seed": seed, "macs": 100, "before": 0.5, "after": 0.6}
+        for arm, seeds in (("no reduction", 2), ("FATR", 2), ("EViT", 1))
+        for seed in range(seeds)
+    ]
+    table = report.tuned_table(runs, {})
+    assert "| FATR " in table
+    assert "EViT" not in table
+
+
+def test_study_of_an_image_folder(tmp_path):
+    """Images of any size, in one folder per class; sides of about 14 patches."""
+    generator = np.random.default_rng(0)
+    for number in range(24):
+        path = tmp_path / "images" / f"class-{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(generator.integers(0, 255, (60, 50, 3), dtype=np.uint8)).save(path)
+    arguments = load("study_arguments").StudyArguments(
+        dataset=str(tmp_path / "images"), size="cpu", output_dir=str(tmp_path / "study"), train_images=10
+    )
+    study = load("study").Study(arguments)
+    assert (study.config.image_size, study.config.patch_size) == (48, 3)
+    assert study.config.num_labels == 3
+    assert study.train.pixels.shape == (10, 3, 48, 48)
+    assert sorted(study.test.labels.unique().tolist()) == [0, 1, 2]
