@@ -145,8 +145,7 @@ class FineTuning:
             num_hidden_layers=options.base_layers,
             id2label=dict(enumerate(names)),
             label2id={name: index for index, name in enumerate(names)},
-            # ViT's own 0.02 suits wide models; it leaves a narrow one without a signal for many epochs.
-            initializer_range=0.1,
+            initializer_range=options.base_initializer_range,
         )
         FATRViTConfig.from_dict(config.to_dict(), **options.reduction_fields())  # refuse a bad reduction beforehand
         size = {"height": options.base_image_size, "width": options.base_image_size}

@@ -40,6 +40,8 @@ class ModelArguments:
     base_hidden_size: int = field(default=48, metadata={"help": "a ViT from scratch: hidden size"})
     base_heads: int = field(default=3, metadata={"help": "a ViT from scratch: attention heads"})
     base_layers: int = field(default=12, metadata={"help": "a ViT from scratch: layers"})
+    # ViT's own 0.02 suits wide models; it leaves a narrow one without a signal for many epochs.
+    base_initializer_range: float = field(default=0.1, metadata={"help": "a ViT from scratch: deviation of weights"})
     base_epochs: float = field(default=20.0, metadata={"help": "a ViT from scratch: epochs of training"})
     base_learning_rate: float = field(default=2e-3, metadata={"help": "a ViT from scratch: peak learning rate"})
     base_weight_decay: float = field(default=0.05, metadata={"help": "a ViT from scratch: AdamW's weight decay"})

@@ -45,8 +45,8 @@ def preset_fields(preset: str, grid: tuple[int, int]) -> dict[str, Any]:
     """The reduction's fields that a preset stands for, on a grid of (rows, columns) patches.
 
     ``local``: half of the patches are kept, and windows of about 2 x 2 patches hold the others near where they were;
-    these DC tokens draw attention by the square root of the patches they stand for. On 14 x 14 patches it costs what
-    the paper's setting does, and without training it keeps more of the accuracy (docs/results.md).
+    these DC tokens draw attention by the square root of the patches they stand for. docs/results.md says where it is
+    better than the paper's setting, and where not.
 
     Raises:
         ValueError: an unknown preset.
