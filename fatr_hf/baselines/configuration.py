@@ -9,6 +9,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
+from ..modeling.token_schedule import per_layer
+
 STOCK_MODEL_TYPES = ("vit", "vit_msn")
 """Model types whose encoder and configuration are ViT's: their checkpoints load as any rival."""
 
@@ -67,6 +69,34 @@ class BaselineConfig(ViTConfig):
             image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
         """
         raise NotImplementedError
+
+
+@strict
+class LayerwiseBaselineConfig(BaselineConfig):
+    """Configuration of rivals that reduce in a few layers, each to a share of its tokens."""
+
+    model_type = "fatr_layerwise_baseline"
+
+    reduction_layers: list[int] | tuple[int, ...] | None = None
+    keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.reduction_layers is None:
+            depth = self.num_hidden_layers
+            self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
+        super().__post_init__(**kwargs)
+
+    def validate_reduction(self) -> None:
+        """Checks layers and ratios (run by `@strict`)."""
+        layers, depth = list(self.reduction_layers or ()), self.num_hidden_layers
+        if not all(is_integer(layer) and 0 <= layer < depth for layer in layers) or layers != sorted(set(layers)):
+            raise ValueError(
+                f"reduction_layers={layers} must be strictly increasing integers from 0 to {depth - 1} "
+                f"(num_hidden_layers={depth})."
+            )
+        for ratio in per_layer("keep_ratio", self.keep_ratio, layers):
+            if isinstance(ratio, bool) or not 0 < ratio <= 1:
+                raise ValueError(f"keep_ratio={self.keep_ratio} must lie in (0, 1]; {ratio!r} does not.")
 
 
 def own_fields(cls: type[ViTConfig]) -> set[str]:

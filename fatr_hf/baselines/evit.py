@@ -23,11 +23,11 @@ from .backbone import (
     BaselineLayer,
     BaselineModel,
 )
-from .configuration import BaselineConfig, is_integer
+from .configuration import LayerwiseBaselineConfig
 
 
 @strict
-class EViTConfig(BaselineConfig):
+class EViTConfig(LayerwiseBaselineConfig):
     r"""Configuration of [`EViTForImageClassification`].
 
     Takes every argument of `ViTConfig` and:
@@ -46,15 +46,7 @@ class EViTConfig(BaselineConfig):
 
     model_type = "fatr_evit"
 
-    reduction_layers: list[int] | tuple[int, ...] | None = None
-    keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
     fuse_inattentive: bool = True
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.reduction_layers is None:
-            depth = self.num_hidden_layers
-            self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
-        super().__post_init__(**kwargs)
 
     def tokens_per_layer(self, image_size: int | Iterable[int] | None = None) -> list[int]:
         """Tokens that leave each layer, CLS and fused token included.
@@ -71,18 +63,6 @@ class EViTConfig(BaselineConfig):
             tokens = min(tokens, 1 + kept + self.fuse_inattentive)
             counts.append(tokens)
         return counts
-
-    def validate_reduction(self) -> None:
-        """Checks layers and ratios (run by `@strict`)."""
-        layers, depth = list(self.reduction_layers or ()), self.num_hidden_layers
-        if not all(is_integer(layer) and 0 <= layer < depth for layer in layers) or layers != sorted(set(layers)):
-            raise ValueError(
-                f"reduction_layers={layers} must be strictly increasing integers from 0 to {depth - 1} "
-                f"(num_hidden_layers={depth})."
-            )
-        for ratio in per_layer("keep_ratio", self.keep_ratio, layers):
-            if isinstance(ratio, bool) or not 0 < ratio <= 1:
-                raise ValueError(f"keep_ratio={self.keep_ratio} must lie in (0, 1]; {ratio!r} does not.")
 
 
 class EViTAttention(BaselineAttention):

@@ -20,14 +20,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..modeling.operators import add_residual
 from ..modeling.token_schedule import per_layer
 from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
-from .configuration import BaselineConfig, as_pair, is_integer
+from .configuration import LayerwiseBaselineConfig, as_pair
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
 
 
 @strict
-class PoolingConfig(BaselineConfig):
+class PoolingConfig(LayerwiseBaselineConfig):
     r"""Configuration of [`PoolingForImageClassification`].
 
     Takes every argument of `ViTConfig` and:
@@ -46,15 +46,7 @@ class PoolingConfig(BaselineConfig):
 
     model_type = "fatr_pooling"
 
-    reduction_layers: list[int] | tuple[int, ...] | None = None
-    keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
     grids: list[int | list[int] | tuple[int, ...]] | tuple[int | list[int] | tuple[int, ...], ...] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.reduction_layers is None:
-            depth = self.num_hidden_layers
-            self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
-        super().__post_init__(**kwargs)
 
     def input_grid(self, image_size: int | Iterable[int] | None = None) -> Grid:
         """Rows and columns of patches, for height and width in pixels (one number for both)."""
@@ -88,18 +80,6 @@ class PoolingConfig(BaselineConfig):
             image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
         """
         return [1 + rows * columns for rows, columns in self.grid_per_layer(image_size)]
-
-    def validate_reduction(self) -> None:
-        """Checks layers and ratios (run by `@strict`)."""
-        layers, depth = list(self.reduction_layers or ()), self.num_hidden_layers
-        if not all(is_integer(layer) and 0 <= layer < depth for layer in layers) or layers != sorted(set(layers)):
-            raise ValueError(
-                f"reduction_layers={layers} must be strictly increasing integers from 0 to {depth - 1} "
-                f"(num_hidden_layers={depth})."
-            )
-        for ratio in per_layer("keep_ratio", self.keep_ratio, layers):
-            if isinstance(ratio, bool) or not 0 < ratio <= 1:
-                raise ValueError(f"keep_ratio={self.keep_ratio} must lie in (0, 1]; {ratio!r} does not.")
 
     def validate_grids(self) -> None:
         """Checks the grids (run by `@strict`)."""
