@@ -158,6 +158,8 @@ def test_evaluation_before_training_changes_nothing(two):
 )
 def test_resuming_within_an_epoch_gives_the_unbroken_result(request, launched, check):
     folder, found = request.getfixturevalue(launched)
+    if "skipped" in found[check]:
+        pytest.skip(found[check]["skipped"])
     assert found[check]["kinds"] == ["average", "learning", "optimizer", "random", "weights"]
     assert found[check]["different"] == []
     checkpoint = last_checkpoint(folder / check, processes=2)
