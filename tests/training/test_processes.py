@@ -1,7 +1,9 @@
 """Training on several processes of the CPU, which talk through gloo, against one; `process_job.py` is the job."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +38,11 @@ def start(configuration, folder, *checks, **options):
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"log-{options.get('machine_rank', 0)}.txt").open("w") as log:
         return subprocess.Popen(
-            [*words, process_job.__file__, str(folder), *checks], env=environment, stdout=log, stderr=log
+            [*words, process_job.__file__, str(folder), *checks],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -45,7 +51,9 @@ def finish(process, folder, fails=False):
     try:
         code = process.wait(timeout=120)
     finally:
-        process.kill()
+        # The launcher and the processes it has started: none outlives a job that hangs.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     printed = "\n".join(path.read_text() for path in sorted(folder.glob("log-*.txt")))
     assert (code != 0) == fails, printed
     return json.loads((folder / "report.json").read_text())
