@@ -35,13 +35,11 @@ from transformers.utils import logging
 
 from fatr_hf import FATRViTForImageClassification
 from fatr_hf.benchmark import choose_device, compare_throughput, describe_machine
-from fatr_hf.benchmark.contestants import fused_copy
+from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS, draw_trained_parameters, fused_copy
 from fatr_hf.training.data import load_image_data
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio
 from fatr_hf.training.run_folder import claim_run_folder, write_folder, write_json
 from fatr_hf.training.trainer import FATRTrainer
-
-OWN_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
 
 
 def main() -> None:
@@ -224,7 +222,8 @@ class Study:
             def measure(arms: list[Arm] = arms) -> dict[str, Any]:
                 models: dict[str, Any] = {arm.name: self.load(arm, 0) for arm in (unreduced_arm(self.config), *arms)}
                 for model in models.values():
-                    draw_own_parameters(model)
+                    names = [name for name, _ in model.named_parameters() if name.endswith(TRAINED_PARAMETERS)]
+                    draw_trained_parameters(model, names, seed=0)
                 fused = {name: fused_copy(model.to(dtype)) for name, model in models.items()}
                 return {"batch": len(images), "images_per_second": compare_throughput(fused, images)}
 
@@ -283,15 +282,6 @@ class Study:
         batches = [self.test.batch(index.tolist()) for index in places]
         hits = [(model(batch["pixel_values"]).logits.argmax(1) == batch["labels"]).sum() for batch in batches]
         return float(sum(hits)) / len(self.test)
-
-
-@torch.no_grad()
-def draw_own_parameters(model: PreTrainedModel) -> None:
-    """Fills FATR's own parameters as after training: zeros would let a fused model leave work out."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if name.endswith(OWN_PARAMETERS):
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator).clamp(-2, 2))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ argument.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from ..modeling.frequency_attention import AttentionResult, attend
 from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention, is_fused, reads_prefix_alone
 from ..modeling.operators import add_residual
 from .configuration import BaselineConfig
+
+Grids = Mapping[int, tuple[int, int]] | None
+"""Rows and columns of patch tokens by the length of the sequence, where a rival needs to know them."""
 
 
 class BaselineEmbeddings(ViTEmbeddings):
@@ -99,6 +103,7 @@ class BaselineLayer(ViTLayer):
         sizes: Tensor | None,
         tokens_out: int,
         num_outputs: int | None = None,
+        grids: Grids = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The next sequence (batch, tokens_out, hidden), and its sizes (batch, tokens_out) or None.
@@ -111,12 +116,12 @@ class BaselineLayer(ViTLayer):
         in_place = bool(self.attention.is_fused)
         hidden_states = add_residual(hidden_states[:, :num_outputs], self.dropout(attended), in_place=in_place)
         if reduces:
-            hidden_states, sizes = self.reduce(hidden_states, evidence, sizes, tokens_out)
+            hidden_states, sizes = self.reduce(hidden_states, evidence, sizes, tokens_out, grids)
         update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
         return add_residual(hidden_states, update, in_place=in_place), sizes
 
     def reduce(
-        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int
+        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
     ) -> tuple[Tensor, Tensor | None]:
         """The shortened sequence (batch, tokens_out, hidden) and its sizes (batch, tokens_out) or None.
 
@@ -124,6 +129,7 @@ class BaselineLayer(ViTLayer):
             hidden_states: (batch, tokens, hidden), more than ``tokens_out`` tokens.
             evidence: what the layer's attention returned for this.
             sizes: (batch, tokens) or None.
+            grids: rows and columns that a sequence of so many tokens has, for rivals whose tokens stay a grid.
         """
         raise NotImplementedError
 

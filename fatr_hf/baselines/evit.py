@@ -17,12 +17,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 
 from ..modeling.token_reduction import take_tokens, without_autocast
 from ..modeling.token_schedule import per_layer
-from .backbone import (
-    BaselineAttention,
-    BaselineForImageClassification,
-    BaselineLayer,
-    BaselineModel,
-)
+from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel, Grids
 from .configuration import LayerwiseBaselineConfig
 
 
@@ -92,7 +87,7 @@ class EViTLayer(BaselineLayer):
         self.config = config
 
     def reduce(
-        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int
+        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
     ) -> tuple[Tensor, Tensor | None]:
         """Keeps as many tokens as leave room for CLS and the fused token; sizes are not tracked."""
         assert evidence is not None

@@ -8,7 +8,7 @@ On CUDA PyTorch has no deterministic gradient for this pooling, which ``use_dete
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..modeling.operators import add_residual
 from ..modeling.token_schedule import per_layer
-from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
+from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel, Grids
 from .configuration import LayerwiseBaselineConfig, as_pair
 
 Grid = tuple[int, int]
@@ -142,33 +141,12 @@ def pool_tokens(hidden_states: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
 class PoolingLayer(BaselineLayer):
     """A layer that may pool its grid of tokens; unlike other rivals' it has to be told the grids."""
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        sizes: Tensor | None,
-        tokens_out: int,
-        num_outputs: int | None = None,
-        grids: Mapping[int, Grid] | None = None,
-        **kwargs: Any,
+    def reduce(
+        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
     ) -> tuple[Tensor, Tensor | None]:
-        """The next sequence (batch, tokens_out, hidden); sizes are not tracked.
-
-        With ``num_outputs`` only what becomes of so many first tokens is computed, and nothing reduced.
-
-        Args:
-            grids: the grid that a sequence of so many tokens has, CLS included.
-        """
-        tokens_in = hidden_states.shape[1]
-        reduces = tokens_out < tokens_in and num_outputs is None
-        normalized = self.layernorm_before(hidden_states)
-        attended, _, _ = self.attention(normalized, sizes, reduces, num_outputs, **kwargs)
-        in_place = bool(self.attention.is_fused)
-        hidden_states = add_residual(hidden_states[:, :num_outputs], self.dropout(attended), in_place=in_place)
-        if reduces:
-            assert grids is not None
-            hidden_states = pool_tokens(hidden_states, grids[tokens_in], grids[tokens_out])
-        update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
-        return add_residual(hidden_states, update, in_place=in_place), sizes
+        """Pools to the grid that so many tokens have; sizes are not tracked."""
+        assert grids is not None, "the encoder hands them to its layers"
+        return pool_tokens(hidden_states, grids[hidden_states.shape[1]], grids[tokens_out]), sizes
 
 
 class PoolingModel(BaselineModel):

@@ -17,12 +17,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from ..modeling.frequency_attention import append_dc_size
 from ..modeling.token_reduction import take_tokens, without_autocast
 from ..modeling.token_schedule import per_layer
-from .backbone import (
-    BaselineAttention,
-    BaselineForImageClassification,
-    BaselineLayer,
-    BaselineModel,
-)
+from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel, Grids
 from .configuration import BaselineConfig, is_integer
 
 
@@ -94,7 +89,7 @@ class ToMeLayer(BaselineLayer):
     attention_class = ToMeAttention
 
     def reduce(
-        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int
+        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
     ) -> tuple[Tensor, Tensor | None]:
         """Merges as many pairs as there are tokens too many; every token starts with size 1."""
         assert evidence is not None

@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
-from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
+from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel, Grids
 from .configuration import BaselineConfig, is_integer
 
 
@@ -63,7 +63,7 @@ class TruncationLayer(BaselineLayer):
     """A layer that may cut its sequence off."""
 
     def reduce(
-        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int
+        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
     ) -> tuple[Tensor, Tensor | None]:
         """The first ``tokens_out`` tokens; sizes are not tracked."""
         return hidden_states[:, :tokens_out], sizes
