@@ -83,7 +83,9 @@ def finish(
 ) -> Tensor:
     """Logits (batch, classes), from the attention of the layer with which the schedule begins."""
     encoder, first = model.base_model, schedule[0].layer
-    hidden_states, layout = encoder.layers[first].reduce_and_mix(hidden_states, scores, layout, schedule[0])
+    layer = encoder.layers[first]
+    hidden_states, layout = layer.reduction(hidden_states, scores, layout, schedule[0])
+    hidden_states = layer.mix(hidden_states)
     for layer, tokens in zip(encoder.layers[first + 1 :], schedule[1:], strict=True):
         hidden_states, layout = layer(hidden_states, layout, tokens)
     logits: Tensor = model.classifier(encoder.layernorm(hidden_states)[:, 0])

@@ -188,9 +188,9 @@ class FATRViTLayer(ViTLayer):
             num_outputs: compute only what becomes of so many first tokens, and leave a reduction out.
         """
         hidden_states, scores = self.attend(hidden_states, layout, tokens, num_outputs, **kwargs)
-        if num_outputs is not None:
-            tokens = tokens.without_reduction()
-        return self.reduce_and_mix(hidden_states, scores, layout, tokens, reduction_implementation)
+        if tokens.reduces and num_outputs is None:
+            hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens, reduction_implementation)
+        return self.mix(hidden_states), layout
 
     def attend(
         self,
@@ -208,16 +208,7 @@ class FATRViTLayer(ViTLayer):
         in_place = bool(self.attention.is_fused)
         return add_residual(residual, self.dropout(hidden_states), shift, in_place), scores
 
-    def reduce_and_mix(
-        self,
-        hidden_states: Tensor,
-        scores: Tensor | None,
-        layout: TokenLayout,
-        tokens: LayerTokens,
-        reduction_implementation: str | None = None,
-    ) -> tuple[Tensor, TokenLayout]:
-        """The layer from its reduction on: where the schedule says so the sequence shrinks, then the MLP."""
-        if tokens.reduces:
-            hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens, reduction_implementation)
+    def mix(self, hidden_states: Tensor) -> Tensor:
+        """The layer from its reduction on: the MLP and its residual."""
         update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
-        return add_residual(hidden_states, update, in_place=bool(self.attention.is_fused)), layout
+        return add_residual(hidden_states, update, in_place=bool(self.attention.is_fused))

@@ -43,10 +43,6 @@ class LayerTokens(NamedTuple):
         """Whether the layer shortens its sequence between attention and MLP."""
         return self.tokens_out < self.tokens_in
 
-    def without_reduction(self) -> "LayerTokens":
-        """The same layer passing on what it is given."""
-        return self._replace(patches_out=self.patches_in, windows_out=self.windows_in)
-
 
 def per_layer(name: str, value: Any, reduction_layers: Sequence[int]) -> list[Any]:
     """Spreads a single value over the reduction layers; a list must already hold one entry for each.
