@@ -18,8 +18,8 @@ from fatr_hf.baselines import (
     ToMeConfig,
     ToMeForImageClassification,
 )
-from fatr_hf.benchmark import count_macs
-from fatr_hf.benchmark.macs import closest
+from fatr_hf.baselines.macs import closest, count_macs
+from fatr_hf.baselines.matched import matched_merges, tome_macs
 
 MODELS: dict[str, tuple[Any, Any]] = {
     "stock": (ViTConfig, ViTForImageClassification),
@@ -85,16 +85,11 @@ def tuned_arms(config: ViTConfig, keep_ratio: float) -> list[Arm]:
 
 def rival_arms(config: ViTConfig, keep_ratio: float, target: int) -> list[Arm]:
     """EViT and average pooling at the keep ratio, ToMe with the number of merges that costs most nearly the same."""
-    rows, columns = patch_grid(config)
-
-    def tome_macs(merges: int) -> int:
-        # Its bias towards large tokens is a sum, whatever computes it here.
-        return cost("tome", {"merges_per_layer": merges, "proportional_attention": False}, config)
-
-    merges = closest(range(rows * columns // 2 + 1), tome_macs, target)
+    stock = config.to_dict()
+    merges = matched_merges(stock, target)
     return [
         make_arm("EViT", "evit", {"keep_ratio": keep_ratio}, config),
-        Arm("ToMe", "tome", {"merges_per_layer": merges}, tome_macs(merges)),
+        Arm("ToMe", "tome", {"merges_per_layer": merges}, tome_macs(stock, merges)),
         make_arm("average pooling", "pooling", {"keep_ratio": keep_ratio}, config),
     ]
 

@@ -14,8 +14,9 @@ MAY_IMPORT = {
     "baselines": {"modeling", "baselines"},
     "analysis": {"modeling", "baselines", "analysis"},
     "benchmark": {"modeling", "baselines", "benchmark"},
-    "training": {"modeling", "baselines", "training"},
+    "training": {"modeling", "baselines", "analysis", "training"},
     "hub": {"modeling", "baselines", "hub"},
+    "cli": {"modeling", "baselines", "analysis", "benchmark", "training", "hub", "cli", "version"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -6,7 +6,6 @@ argument.
 """
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,10 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..modeling.frequency_attention import AttentionResult, attend
 from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention, is_fused, reads_prefix_alone
 from ..modeling.operators import add_residual
-from .configuration import BaselineConfig
-
-Grids = Mapping[int, tuple[int, int]] | None
-"""Rows and columns of patch tokens by the length of the sequence, where a rival needs to know them."""
+from .configuration import BaselineConfig, Grids
 
 
 class BaselineEmbeddings(ViTEmbeddings):
@@ -111,14 +107,29 @@ class BaselineLayer(ViTLayer):
         With ``num_outputs`` only what becomes of so many first tokens is computed, and nothing reduced.
         """
         reduces = tokens_out < hidden_states.shape[1] and num_outputs is None
-        normalized = self.layernorm_before(hidden_states)
-        attended, _, evidence = self.attention(normalized, sizes, reduces, num_outputs, **kwargs)
-        in_place = bool(self.attention.is_fused)
-        hidden_states = add_residual(hidden_states[:, :num_outputs], self.dropout(attended), in_place=in_place)
+        hidden_states, _, evidence = self.attend(hidden_states, sizes, reduces, num_outputs, **kwargs)
         if reduces:
             hidden_states, sizes = self.reduce(hidden_states, evidence, sizes, tokens_out, grids)
+        return self.mix(hidden_states), sizes
+
+    def attend(
+        self,
+        hidden_states: Tensor,
+        sizes: Tensor | None,
+        reduces: bool,
+        num_outputs: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The layer up to its reduction: the sequence after attention's residual, the map, what a reduction goes by."""
+        normalized = self.layernorm_before(hidden_states)
+        attended, weights, evidence = self.attention(normalized, sizes, reduces, num_outputs, **kwargs)
+        residual, in_place = hidden_states[:, :num_outputs], bool(self.attention.is_fused)
+        return add_residual(residual, self.dropout(attended), in_place=in_place), weights, evidence
+
+    def mix(self, hidden_states: Tensor) -> Tensor:
+        """The layer from its reduction on: the MLP and its residual."""
         update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
-        return add_residual(hidden_states, update, in_place=in_place), sizes
+        return add_residual(hidden_states, update, in_place=bool(self.attention.is_fused))
 
     def reduce(
         self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
@@ -193,10 +204,11 @@ class BaselineModel(BaselinePreTrainedModel, ViTModel):
                 "attention_mask is not supported: layers shorten the sequence, so that a mask made for the first of "
                 "them does not fit the later ones. Leave it out."
             )
+        image_size = (pixel_values.shape[-2], pixel_values.shape[-1])
         pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, bool(interpolate_pos_encoding))
         sizes: Tensor | None = None
-        counts = self.config.tokens_per_layer(tuple(pixel_values.shape[-2:]))
+        counts, kwargs["grids"] = self.config.tokens_per_layer(image_size), self.config.token_grids(image_size)
         for place, (layer, tokens_out) in enumerate(zip(self.layers, counts, strict=True), start=1):
             if prefix_only and place == len(self.layers):
                 kwargs["num_outputs"] = 1

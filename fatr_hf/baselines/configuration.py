@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +10,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
 from ..modeling.token_schedule import per_layer
+
+Grids = Mapping[int, tuple[int, int]] | None
+"""Rows and columns of patch tokens by the length of the sequence, where a rival needs to know them."""
 
 STOCK_MODEL_TYPES = ("vit", "vit_msn")
 """Model types whose encoder and configuration are ViT's: their checkpoints load as any rival."""
@@ -69,6 +72,10 @@ class BaselineConfig(ViTConfig):
             image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
         """
         raise NotImplementedError
+
+    def token_grids(self, image_size: int | Iterable[int] | None = None) -> Grids:
+        """The grid that a sequence of so many tokens is, for rivals whose tokens stay a grid; None for others."""
+        return None
 
 
 @strict

@@ -17,8 +17,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 
 from ..modeling.token_reduction import take_tokens, without_autocast
 from ..modeling.token_schedule import per_layer
-from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel, Grids
-from .configuration import LayerwiseBaselineConfig
+from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel
+from .configuration import Grids, LayerwiseBaselineConfig
 
 
 @strict

@@ -9,17 +9,15 @@ On CUDA PyTorch has no deterministic gradient for this pooling, which ``use_dete
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..modeling.token_schedule import per_layer
-from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel, Grids
-from .configuration import LayerwiseBaselineConfig, as_pair
+from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
+from .configuration import Grids, LayerwiseBaselineConfig, as_pair
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
@@ -79,6 +77,11 @@ class PoolingConfig(LayerwiseBaselineConfig):
             image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
         """
         return [1 + rows * columns for rows, columns in self.grid_per_layer(image_size)]
+
+    def token_grids(self, image_size: int | Iterable[int] | None = None) -> Grids:
+        """The grid that a sequence of so many tokens is, CLS counted; sides never grow, so there is but one."""
+        grids = [self.input_grid(image_size), *self.grid_per_layer(image_size)]
+        return {1 + rows * columns: (rows, columns) for rows, columns in grids}
 
     def validate_grids(self) -> None:
         """Checks the grids (run by `@strict`)."""
@@ -156,14 +159,6 @@ class PoolingModel(BaselineModel):
     config: PoolingConfig
     layer_class = PoolingLayer
     _no_split_modules = ["BaselineEmbeddings", "PoolingLayer"]
-
-    def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """As every rival's encoder; layers are told the grids that images of this size, in pixels, have."""
-        image_size = tuple(pixel_values.shape[-2:])
-        # Sides never grow, so that a number of tokens belongs to one grid only.
-        grids = [self.config.input_grid(image_size), *self.config.grid_per_layer(image_size)]
-        kwargs["grids"] = {1 + rows * columns: (rows, columns) for rows, columns in grids}
-        return super().forward(pixel_values, *args, **kwargs)
 
 
 class PoolingForImageClassification(BaselineForImageClassification):

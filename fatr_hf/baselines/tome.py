@@ -17,8 +17,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from ..modeling.frequency_attention import append_dc_size
 from ..modeling.token_reduction import take_tokens, without_autocast
 from ..modeling.token_schedule import per_layer
-from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel, Grids
-from .configuration import BaselineConfig, is_integer
+from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel
+from .configuration import BaselineConfig, Grids, is_integer
 
 
 @strict

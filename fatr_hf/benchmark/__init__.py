@@ -1,9 +1,9 @@
 """Cost of models, reduced or not: multiply-accumulates, time and memory; FATR beside its rivals."""
 
+from ..baselines.macs import count_macs
 from .compare import OutOfMemory, Protocol, compare, default_protocol
 from .contestants import KINDS
 from .machine import choose_device, describe_machine
-from .macs import count_macs
 from .plot import plot_throughput
 from .report import ModelCost, comparison_table, results_table
 from .results import Comparison, Measurement, Report

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
+from ..baselines import matched
+from ..baselines.macs import count_macs
 from ..modeling import FATRViTForImageClassification
 from ..modeling.fused_projections import fuse_projections
-from .macs import closest, count_macs
 from .settings import Setting
 
 TRAINED_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
@@ -107,7 +108,7 @@ def macs_of_kind(name: str, setting: Setting) -> int:
 
 def matched_merges(setting: Setting) -> int:
     """Merges in each layer for which ToMe's multiply-accumulates are closest to FATR's."""
-    return cached_merges(arithmetic_of(setting))
+    return matched.matched_merges(setting.size.fields, macs_of_kind("fatr", setting))
 
 
 def arithmetic_of(setting: Setting) -> Setting:
@@ -126,26 +127,9 @@ def arithmetic_of(setting: Setting) -> Setting:
 def cached_macs(name: str, setting: Setting) -> int:
     """``macs_of_kind`` of a setting that ``arithmetic_of`` gives."""
     if name == "tome":
-        return tome_macs(setting, matched_merges(setting))
+        return matched.tome_macs(setting.size.fields, matched_merges(setting))
     with torch.device("meta"):
         return count_macs(KINDS[name].build(setting))
-
-
-def tome_macs(setting: Setting, merges: int) -> int:
-    """ToMe's multiply-accumulates: its bias towards large tokens is a sum, whatever computes it here."""
-    with torch.device("meta"):
-        return count_macs(build_tome(setting, merges_per_layer=merges, proportional_attention=False))
-
-
-@lru_cache
-def cached_merges(setting: Setting) -> int:
-    """``matched_merges`` of a setting that ``arithmetic_of`` gives."""
-
-    def macs_of(merges: int) -> int:
-        return tome_macs(setting, merges)
-
-    patches = (setting.size.image_size // setting.size.patch_size) ** 2
-    return closest(range(patches // 2 + 1), macs_of, macs_of_kind("fatr", setting))
 
 
 def require_known(names: Sequence[str]) -> None:

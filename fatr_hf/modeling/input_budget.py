@@ -48,7 +48,7 @@ def run_by_mass(
     hidden_states, layout = encoder.embed(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
     for layer, tokens in zip(encoder.layers[:first], schedules[0][:first], strict=True):
         hidden_states, layout = layer(hidden_states, layout, tokens)
-    hidden_states, scores = encoder.layers[first].attend(hidden_states, layout, schedules[0][first])
+    hidden_states, _, scores = encoder.layers[first].attend(hidden_states, layout, schedules[0][first])
 
     patches = slice(layout.num_prefix, layout.num_prefix + layout.num_patches)
     buckets = choose_buckets(scores[:, patches], [each[first].patches_out for each in schedules], selection_mass)

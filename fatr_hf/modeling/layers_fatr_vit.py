@@ -187,7 +187,7 @@ class FATRViTLayer(ViTLayer):
             reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the best that is there.
             num_outputs: compute only what becomes of so many first tokens, and leave a reduction out.
         """
-        hidden_states, scores = self.attend(hidden_states, layout, tokens, num_outputs, **kwargs)
+        hidden_states, _, scores = self.attend(hidden_states, layout, tokens, num_outputs, **kwargs)
         if tokens.reduces and num_outputs is None:
             hidden_states, layout = self.reduction(hidden_states, scores, layout, tokens, reduction_implementation)
         return self.mix(hidden_states), layout
@@ -199,14 +199,17 @@ class FATRViTLayer(ViTLayer):
         tokens: LayerTokens,
         num_outputs: int | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The layer up to its reduction: attention and its residual; and the attention scores (batch, tokens)."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The layer up to its reduction: the sequence after attention's residual, the map, the scores (batch, tokens).
+
+        The map is there under eager attention, scores where the layer reduces and is scored by its attention.
+        """
         residual = hidden_states[:, :num_outputs]
-        hidden_states, _, scores, shift = self.attention(
+        hidden_states, weights, scores, shift = self.attention(
             self.layernorm_before(hidden_states), layout, tokens, num_outputs, **kwargs
         )
         in_place = bool(self.attention.is_fused)
-        return add_residual(residual, self.dropout(hidden_states), shift, in_place), scores
+        return add_residual(residual, self.dropout(hidden_states), shift, in_place), weights, scores
 
     def mix(self, hidden_states: Tensor) -> Tensor:
         """The layer from its reduction on: the MLP and its residual."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..analysis.measures import high_frequency_energy
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 
 
@@ -112,9 +113,3 @@ def watch_reductions(layers: nn.ModuleList, shares: dict[int, float]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
-
-
-def high_frequency_energy(tokens: Tensor) -> Tensor:
-    """``||H_f X||^2`` of each image: (batch, tokens, hidden) to (batch,), in float32 or better."""
-    tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-    return (tokens - tokens.mean(dim=1, keepdim=True)).square().sum(dim=(1, 2))

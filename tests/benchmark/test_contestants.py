@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fatr_hf.baselines.matched import tome_macs
 from fatr_hf.benchmark import KINDS
 from fatr_hf.benchmark.contestants import (
     TRAINED_STD,
@@ -11,9 +12,7 @@ from fatr_hf.benchmark.contestants import (
     macs_of_kind,
     matched_merges,
     require_known,
-    tome_macs,
 )
-from fatr_hf.benchmark.macs import closest
 
 
 @pytest.fixture
@@ -70,9 +69,9 @@ def test_tome_is_matched_by_multiply_accumulates(setting, contestants):
     merges = matched_merges(setting)
     assert contestants["tome"].label == f"ToMe (r={merges})"
     assert contestants["tome"].model.config.merges_per_layer == merges
-    distance = abs(tome_macs(setting, merges) - target)
-    assert distance <= min(abs(tome_macs(setting, merges + change) - target) for change in (-1, 1))
-    assert macs_of_kind("tome", setting) == tome_macs(setting, merges)
+    distance = abs(tome_macs(setting.size.fields, merges) - target)
+    assert distance <= min(abs(tome_macs(setting.size.fields, merges + change) - target) for change in (-1, 1))
+    assert macs_of_kind("tome", setting) == tome_macs(setting.size.fields, merges)
 
 
 def test_multiply_accumulates_of_the_contestants(setting):
@@ -81,23 +80,6 @@ def test_multiply_accumulates_of_the_contestants(setting):
     assert macs["truncation-bound"] <= macs["random"] == macs["fatr-no-omega"] <= macs["fatr"] < macs["stock"]
     assert macs["fatr"] < 1.01 * macs["truncation-bound"]
     assert macs["evit"] == pytest.approx(macs["fatr"], rel=0.05)
-
-
-@pytest.mark.parametrize(("target", "chosen"), [(0, 3), (12, 3), (16, 2), (1000, 0), (25, 1), (20, 2)])
-def test_closest_candidate(target, chosen):
-    costs = [40, 30, 20, 10]
-    asked = []
-
-    def cost(candidate):
-        asked.append(candidate)
-        return costs[candidate]
-
-    assert closest(range(4), cost, target) == chosen
-
-
-def test_nothing_to_choose_from():
-    with pytest.raises(ValueError, match="nothing"):
-        closest(range(0), int, 1)
 
 
 def test_score_implementation_reaches_the_models_that_score(setting, cpu):

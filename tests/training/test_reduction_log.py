@@ -24,7 +24,7 @@ def test_energy_kept_is_that_around_each_reduction(make_fatr, pixel_values):
     layer, tokens = model.vit.layers[1], model.config.token_schedule()
     hidden_states, layout = model.eval().vit.embed(pixel_values)
     hidden_states, layout = model.vit.layers[0](hidden_states, layout, tokens[0])
-    before, scores = layer.attend(hidden_states, layout, tokens[1])
+    before, _, scores = layer.attend(hidden_states, layout, tokens[1])
     after, _ = layer.reduction(before, scores, layout, tokens[1])
     expected = (high_frequency_energy(after) / high_frequency_energy(before)).mean().item()
     assert kept[1] == pytest.approx(expected, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The command line: what it measures, prints and writes, and what it refuses."""
+"""`fatr-hf bench`: what it measures, prints and writes, and what it refuses."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_suite(monkeypatch, tmp_path):
         Case(f"case-{batch_size}", Setting(size, batch_size), (Target("speedup", 0.0), Target("memory_ratio", 1.0)))
         for batch_size in (1, 2)
     )
-    monkeypatch.setattr("fatr_hf.cli.cases_for", lambda device_type: cases)
+    monkeypatch.setattr("fatr_hf.cli.bench.cases_for", lambda device_type: cases)
     path = str(tmp_path / "results.json")
     suite = ["--suite", "targets", "--case", "case-2"]
     result = bench("--device", "cpu", *suite, *QUICK, "--json", path, "--score-implementation", "blocked")
@@ -89,7 +89,7 @@ def test_what_fails_leaves_the_rest(monkeypatch):
             raise OutOfMemory("FATR ran out of memory.")
         return compare(setting, names, device, protocol)
 
-    monkeypatch.setattr("fatr_hf.cli.compare", failing)
+    monkeypatch.setattr("fatr_hf.cli.bench.compare", failing)
     result = bench(*TINY, *QUICK, "--batch-size", "1,4,2", "--contestants", "fatr")
     assert result.exit_code == 1
     assert "Error: FATR ran out of memory." in result.stderr

@@ -1,39 +1,47 @@
-"""The command line `fatr-hf`: reads options, calls the package, prints."""
+"""`fatr-hf bench`: speed, memory and cost beside the stock model and the rivals."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 import typer
-from huggingface_hub.errors import StrictDataclassError
 
-from .benchmark.compare import OutOfMemory, compare, default_protocol
-from .benchmark.contestants import KINDS, require_known
-from .benchmark.machine import choose_device, describe_machine
-from .benchmark.plot import FORMATS, plot_throughput, require_plot
-from .benchmark.report import closing_text, comparison_table, report_text
-from .benchmark.results import Report
-from .benchmark.settings import DTYPES, EXECUTIONS, SIZES, TASKS, Setting, default_setting, parse_size, require_support
-from .benchmark.suites import CONTESTANTS, SUITE, Case, cases_for, choose_cases, targets_table
-from .benchmark.timing import cpu_threads
-from .benchmark.token_multiple import suggestion_text
-from .benchmark.token_times import suggest_multiple
+from ..benchmark.compare import OutOfMemory, compare, default_protocol
+from ..benchmark.contestants import KINDS, require_known
+from ..benchmark.machine import choose_device, describe_machine
+from ..benchmark.plot import FORMATS, plot_throughput, require_plot
+from ..benchmark.report import closing_text, comparison_table, report_text
+from ..benchmark.results import Report
+from ..benchmark.settings import (
+    DTYPES,
+    EXECUTIONS,
+    SIZES,
+    TASKS,
+    Setting,
+    default_setting,
+    parse_size,
+    require_support,
+)
+from ..benchmark.suites import CONTESTANTS, SUITE, Case, cases_for, choose_cases, targets_table
+from ..benchmark.timing import cpu_threads
+from ..benchmark.token_multiple import suggestion_text
+from ..benchmark.token_times import suggest_multiple
+from .common import (
+    DCWindows,
+    KeepRatio,
+    ReductionLayers,
+    TokenMultiple,
+    option,
+    reduction_fields,
+    refusals,
+    require_folders,
+    separated,
+)
 
-Value = TypeVar("Value")
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@app.callback()
-def main() -> None:
-    """Frequency-aware token reduction for Hugging Face vision transformers."""
-
-
-BENCH_HELP = """
+HELP = """
 Times FATR, the stock model and the rivals in turn, and prints a table for each setting.
 
 Several values of an option are separated by commas; every combination of batch size, dtype, execution and task is
@@ -50,13 +58,7 @@ measured.
 """
 
 
-def option(words: str, *names: str, least: int | None = None) -> Any:
-    """An option with its help, the names it does not get from its argument, and the least number that it takes."""
-    return typer.Option(*names, help=words, show_default=False, min=least)
-
-
-@app.command(help=BENCH_HELP)
-def bench(
+def run(
     size: Annotated[str | None, option(f"{', '.join(SIZES)} or width/heads/layers. [B on a GPU, else S]")] = None,
     image_size: Annotated[int | None, option("Height and width in pixels. [224]", least=1)] = None,
     patch_size: Annotated[int | None, option("Likewise. [16; H: 14]", least=1)] = None,
@@ -64,10 +66,10 @@ def bench(
     dtype: Annotated[str | None, option(f"{', '.join(DTYPES)}. [GPU: bfloat16, else float32]")] = None,
     execution: Annotated[str | None, option(f"{', '.join(EXECUTIONS)}. [eager]")] = None,
     task: Annotated[str | None, option(f"{', '.join(TASKS)}. [inference]")] = None,
-    keep_ratio: Annotated[str | None, option("One, or one for each reduction layer. [0.7]")] = None,
-    reduction_layers: Annotated[str | None, option("Counted from 0. [quarter, half, three quarters]")] = None,
-    dc_windows: Annotated[str | None, option("One, or one for each reduction layer. [2, then 1]")] = None,
-    token_multiple: Annotated[int | None, option("Reduced sequences are multiples of it. [1]", least=1)] = None,
+    keep_ratio: KeepRatio = None,
+    reduction_layers: ReductionLayers = None,
+    dc_windows: DCWindows = None,
+    token_multiple: TokenMultiple = None,
     score_implementation: Annotated[str | None, option("What computes FATR's scores. [the model's choice]")] = None,
     fuse: Annotated[bool, option("Inference by fused copies of all but the stock model. [yes]")] = True,
     contestants: Annotated[str | None, option(f"{', '.join(KINDS)}. [all; for a suite those it needs]")] = None,
@@ -89,13 +91,8 @@ def bench(
         require_outputs(json, markdown, plot)
         model = {"size": size, "image_size": image_size, "patch_size": patch_size}
         conditions = {"batch_size": batch_size, "dtype": dtype, "execution": execution, "task": task}
-        reduction: dict[str, Any] = {
-            "keep_ratio": numbers("keep ratio", keep_ratio, float),
-            "dc_windows": numbers("DC windows", dc_windows, int),
-            "reduction_layers": separated("reduction layers", reduction_layers, int) or None,
-            "token_multiple": token_multiple,
-        }
-        if suite is not None and any(value is not None for value in (model | conditions | reduction).values()):
+        reduction = reduction_fields(keep_ratio, reduction_layers, dc_windows, token_multiple=token_multiple)
+        if suite is not None and (reduction or any(value is not None for value in (model | conditions).values())):
             raise ValueError("A suite fixes model, conditions and reduction: leave their options out.")
         if load is not None:
             report = Report.from_json(load.read_text())
@@ -106,8 +103,7 @@ def bench(
         where = choose_device(device)
         cases = chosen_cases(suite, case, where.type)
         settings = [each.setting for each in cases] or combinations(where, model, conditions)
-        given = {name: value for name, value in reduction.items() if value is not None}
-        given |= {"fuse": fuse, "seed": seed, "score_implementation": score_implementation}
+        given = reduction | {"fuse": fuse, "seed": seed, "score_implementation": score_implementation}
         settings = [replace(setting, **given) for setting in settings]
         cases = [replace(each, setting=setting) for each, setting in zip(cases, settings, strict=False)]
         names = separated("contestants", contestants, str) or (CONTESTANTS if cases else tuple(KINDS))
@@ -139,36 +135,6 @@ def bench(
         typer.echo(closing_text(report, targets_table(cases, report.comparisons)))
     if not complete:
         raise typer.Exit(1)
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Ends the program with what is wrong with the options, if anything is within the ``with`` block."""
-    try:
-        yield
-    except (ImportError, OSError, StrictDataclassError, ValueError) as error:
-        # A configuration's refusal is wrapped in a line that names the check, not the option.
-        reason = error.__cause__ if isinstance(error, StrictDataclassError) else None
-        typer.echo(f"Error: {reason or error}", err=True)
-        raise typer.Exit(2) from error
-
-
-def separated(what: str, text: str | None, kind: Callable[[str], Value]) -> tuple[Value, ...]:
-    """The values of an option that takes several; none where it is not given.
-
-    Raises:
-        ValueError: a value of another kind.
-    """
-    try:
-        return () if text is None else tuple(kind(part.strip()) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no list of {what}: separate numbers by commas.") from error
-
-
-def numbers(what: str, text: str | None, kind: Callable[[str], Value]) -> Value | tuple[Value, ...] | None:
-    """One value, or one for each reduction layer; None where the option is not given."""
-    values = separated(what, text, kind)
-    return values[0] if len(values) == 1 else values or None
 
 
 def combinations(device: torch.device, model: Mapping[str, Any], conditions: Mapping[str, str | None]) -> list[Setting]:
@@ -224,9 +190,7 @@ def require_outputs(json: Path | None, markdown: Path | None, plot: Path | None)
     """
     if plot is not None:
         require_plot(plot)
-    for path in (json, markdown, plot):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"{path} cannot be written: there is no folder {path.parent}.")
+    require_folders(json, markdown, plot)
 
 
 def write_outputs(
@@ -239,7 +203,3 @@ def write_outputs(
         markdown.write_text(report_text(report, targets_table(cases, report.comparisons)))
     if plot is not None:
         plot_throughput(report.comparisons, plot)
-
-
-if __name__ == "__main__":
-    app()

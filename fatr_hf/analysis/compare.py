@@ -1,0 +1,168 @@
+"""Models beside each other on the same images: what they cost, how alike they answer, what becomes of their tokens."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..baselines.macs import count_macs
+from .analyze import Analysis, Moments, analyze, choose_measures
+from .images import batches
+from .outputs import judge, model_output
+
+
+class Figure(NamedTuple):
+    """A mean over images."""
+
+    mean: float
+    standard_error: float | None
+    """None for a single image."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the models that were compared."""
+
+    name: str
+    macs: int
+    """Multiply-accumulates of a forward pass over one image."""
+    answers: dict[str, Figure]
+    """``cosine`` to the outputs of the first model; of classifiers also ``divergence`` in nats and ``agreement``
+    (see ``faithfulness``); ``accuracy`` where the images have labels."""
+    analysis: Analysis
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` found; the first model is the reference of all others."""
+
+    contenders: tuple[Contender, ...]
+
+    @property
+    def analyses(self) -> dict[str, Analysis]:
+        """By the models' names."""
+        return {each.name: each.analysis for each in self.contenders}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "contenders": [
+                asdict(each)
+                | {
+                    "answers": {name: figure._asdict() for name, figure in each.answers.items()},
+                    "analysis": each.analysis.to_dict(),
+                }
+                for each in self.contenders
+            ]
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What ``to_json`` gave."""
+        return cls(
+            tuple(
+                Contender(
+                    each["name"],
+                    each["macs"],
+                    {name: Figure(**figure) for name, figure in each["answers"].items()},
+                    Analysis.from_dict(each["analysis"]),
+                )
+                for each in json.loads(text)["contenders"]
+            )
+        )
+
+
+def compare(
+    models: Mapping[str, PreTrainedModel],
+    data: Any,
+    measures: Sequence[str] | None = None,
+    batch_size: int = 32,
+) -> Comparison:
+    """Runs models over the same images and measures them alike.
+
+    Args:
+        models: by name, all for the same image size and in evaluation mode; the first, say the unreduced one, is the
+            reference. ``baselines.matched.matched_rivals`` makes rivals of a FATR model.
+        data: see ``images.batches``; gone through several times, so a generator must be made a list first.
+        measures: as for ``analyze``; by default all that every model allows.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: no models, outputs of different sizes, or what ``analyze`` refuses.
+    """
+    if not models:
+        raise ValueError("There are no models to compare.")
+    if measures is None:
+        allowed = [choose_measures(model, None) for model in models.values()]
+        measures = [name for name in allowed[0] if all(name in others for others in allowed)]
+    reference = next(iter(models.values()))
+    moments: dict[str, dict[str, Moments]] = {name: {} for name in models}
+    for batch in batches(data, batch_size):
+        expected = model_output(reference, batch.pixel_values)
+        for name, model in models.items():
+            output = model_output(model, batch.pixel_values)
+            require_same_outputs(name, output, expected)
+            for question, values in judge(model, batch, output, expected).items():
+                new, known = Moments.of(values), moments[name]
+                known[question] = known[question].merge(new) if question in known else new
+    return Comparison(
+        tuple(
+            Contender(
+                name,
+                count_macs(model),
+                {question: to_figure(each) for question, each in moments[name].items()},
+                analyze(model, data, measures, batch_size),
+            )
+            for name, model in models.items()
+        )
+    )
+
+
+def require_same_outputs(name: str, output: Tensor, expected: Tensor) -> None:
+    """Raises a ValueError for outputs of another size than the first model's."""
+    if output.shape != expected.shape:
+        raise ValueError(
+            f"{name} gives {output.shape[1]} numbers for an image and the first model {expected.shape[1]}: "
+            "only models with the same classes, or encoders of the same width, can be compared."
+        )
+
+
+def to_figure(moments: Moments) -> Figure:
+    """Mean and standard error of a single number."""
+    error = moments.standard_error[0]
+    return Figure(float(moments.mean[0]), None if torch.isnan(error) else float(error))
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """A Markdown table: cost, answers, and the state of the tokens that leave the last layer."""
+    first = comparison.contenders[0]
+    questions, last_layer = list(first.answers), len(first.analysis.tokens) - 1
+    states = [
+        name
+        for name in ("high_frequency_share", "effective_rank", "pairwise_cosine")
+        if first.analysis.select(name, last_layer)
+    ]
+    heads = ["model", "multiply-accumulates", *questions, "tokens left", *(name.replace("_", " ") for name in states)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for each in comparison.contenders:
+        cells = [each.name, f"{each.macs / 1e6:.1f} M ({each.macs / first.macs:.2f})"]
+        cells += [with_error(each.answers[name]) for name in questions]
+        cells.append(str(each.analysis.tokens[-1]))
+        for name in states:
+            [row] = each.analysis.select(name, last_layer)
+            cells.append(with_error(Figure(row.mean, row.standard_error)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def with_error(figure: Figure) -> str:
+    """A mean and, where there are several images, its standard error."""
+    error = "" if figure.standard_error is None else f" ± {figure.standard_error:.2g}"
+    return f"{figure.mean:.4g}{error}"

@@ -1,0 +1,134 @@
+"""Measures of tokens and of attention: energy of high frequencies, rank, likeness, concentration.
+
+Token matrices ``X`` are (batch, tokens, hidden) and measures (batch,), in float32 or better whatever their inputs.
+``H_f X = X - 1/N 1 1^T X`` is what is left of ``X`` without the DC signal, the mean over its ``N`` tokens (section 3 of
+arXiv 2511.21477).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..modeling.frequency_attention import dc_dissimilarity
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In float32, or as it is where that is better."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def high_frequency_energy(tokens: Tensor) -> Tensor:
+    """``||H_f X||^2``, Frobenius norm: (batch, tokens, hidden) to (batch,)."""
+    tokens = widened(tokens)
+    return (tokens - tokens.mean(dim=1, keepdim=True)).square().sum(dim=(1, 2))
+
+
+def high_frequency_share(tokens: Tensor) -> Tensor:
+    """``||H_f X||^2 / ||X||^2`` in [0, 1]; 0 where all tokens are alike, that is where the rank has collapsed."""
+    return high_frequency_energy(tokens) / widened(tokens).square().sum(dim=(1, 2))
+
+
+def collapse_ratio(entering: Tensor, leaving: Tensor) -> Tensor:
+    """``||H_f X'|| / ||H_f X||`` for the tokens ``X`` that enter a layer and ``X'`` that leave it.
+
+    Its largest value over all ``X`` is the rate at which a layer can make tokens alike (arXiv 2203.05962, theorem 1);
+    below 1 they have grown more alike in absolute terms.
+    """
+    return (high_frequency_energy(leaving) / high_frequency_energy(entering)).sqrt()
+
+
+def singular_values(tokens: Tensor) -> Tensor:
+    """(batch, min(tokens, hidden)) in float64, ascending, by the eigenvalues of the smaller Gram matrix."""
+    tokens = tokens.double()
+    if tokens.shape[1] > tokens.shape[2]:
+        tokens = tokens.transpose(1, 2)
+    return torch.linalg.eigvalsh(tokens @ tokens.transpose(1, 2)).clamp(min=0).sqrt()
+
+
+def effective_rank(tokens: Tensor) -> Tensor:
+    """``exp(-sum p log p)`` for the shares ``p`` of the singular values in their sum (Roy and Vetterli, 2007).
+
+    Between 1, for rank 1, and ``min(tokens, hidden)``, for equal singular values.
+    """
+    values = singular_values(tokens)
+    shares = values / values.sum(dim=1, keepdim=True)
+    return torch.special.entr(shares).sum(dim=1).exp()
+
+
+def stable_rank(tokens: Tensor) -> Tensor:
+    """``||X||_F^2 / ||X||_2^2``: 1 for rank 1, at most the rank, hardly moved by small singular values."""
+    squares = singular_values(tokens).square()
+    return squares.sum(dim=1) / squares.amax(dim=1)
+
+
+def mean_pairwise_cosine(tokens: Tensor) -> Tensor:
+    """The mean cosine over all pairs of different tokens; 1 where all point the same way.
+
+    Raises:
+        ValueError: a single token, which has no pair.
+    """
+    count = tokens.shape[1]
+    if count < 2:
+        raise ValueError("The cosine over pairs of tokens needs at least two tokens.")
+    directions = functional.normalize(widened(tokens), dim=2)
+    # The square of a sum holds every pair twice, and every token with itself once.
+    return (directions.sum(dim=1).square().sum(dim=1) - count) / (count * (count - 1))
+
+
+def dc_similarity(tokens: Tensor) -> Tensor:
+    """The cosine of every token with the DC signal, the mean over all tokens: (batch, tokens)."""
+    return -dc_dissimilarity(tokens)
+
+
+def token_similarity(tokens: Tensor, others: Tensor) -> Tensor:
+    """The cosine between tokens at the same places, averaged over them: two (batch, places, hidden) to (batch,)."""
+    return functional.cosine_similarity(widened(tokens), widened(others), dim=2).mean(dim=1)
+
+
+def attention_entropy(attention: Tensor) -> Tensor:
+    """The entropy of attention rows in nats, averaged over heads and queries: from 0 to log(tokens).
+
+    Args:
+        attention: (batch, heads, queries, keys), rows sum to 1.
+    """
+    return torch.special.entr(widened(attention)).sum(dim=3).mean(dim=(1, 2))
+
+
+def column_mass(scores: Tensor, shares: Sequence[float]) -> Tensor:
+    """Which part of the attention's column mass the highest tokens carry.
+
+    Args:
+        scores: (batch, tokens), column means; not-a-number where there is no token.
+        shares: of the tokens at hand, in (0, 1]; at least one token is taken.
+
+    Returns:
+        (batch, shares), each in [0, 1].
+    """
+    scores = widened(scores)
+    present = ~scores.isnan()
+    ordered = scores.masked_fill(~present, 0).sort(dim=1, descending=True).values
+    held = ordered.cumsum(dim=1)
+    factors = torch.tensor(list(shares), dtype=torch.float64, device=scores.device)
+    places = (present.sum(dim=1, keepdim=True) * factors + 1e-9).long().clamp(min=1) - 1
+    return held.gather(1, places) / held[:, -1:]
+
+
+def highest(scores: Tensor, share: float) -> Tensor:
+    """(batch, tokens) bool: the tokens with the highest scores, so large a share of those that have one.
+
+    Args:
+        scores: (batch, tokens), not-a-number where there is no token; of equal ones the first are taken.
+        share: in (0, 1); at least one token.
+    """
+    counts = ((~scores.isnan()).sum(dim=1, keepdim=True) * share + 1e-9).long().clamp(min=1)
+    order = scores.masked_fill(scores.isnan(), -torch.inf).argsort(dim=1, descending=True, stable=True)
+    ranks = order.argsort(dim=1)
+    return ranks < counts
+
+
+def overlap(chosen: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of two sets of tokens, (batch, tokens) bool each; 1 where both are empty."""
+    union = (chosen | others).sum(dim=1)
+    return torch.where(union > 0, (chosen & others).sum(dim=1) / union.clamp(min=1), 1.0)

@@ -1,0 +1,116 @@
+"""How much a model minds noise on its high- or its low-frequency tokens (figure 2c of arXiv 2511.21477)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .analyze import Moments, Row, to_row
+from .images import batches
+from .model_measures import HIGH_SHARE, chosen_patches
+from .outputs import judge, model_output
+from .trace import LayerTrace, trace
+
+SCALES = (0.5, 1.0, 2.0)
+
+
+def noise_sensitivity(
+    model: PreTrainedModel,
+    data: Any,
+    layers: Sequence[int] | None = None,
+    scales: Sequence[float] = SCALES,
+    share: float = HIGH_SHARE,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> tuple[Row, ...]:
+    """Puts Gaussian noise on the patches with the highest, or the lowest, column means that enter one layer.
+
+    Args:
+        model: a vision transformer with eager attention, in evaluation mode.
+        data: see ``images.batches``.
+        layers: one at a time; by default all.
+        scales: standard deviation of the noise, in units of the root mean square of ``H_f X`` of the image there.
+        share: of the patches, in (0, 1), that are called high or low.
+        batch_size: images at a time.
+        seed: of the noise, which is the same for high- and low-frequency tokens.
+
+    Returns:
+        A row for each of ``cosine``, ``divergence``, ``agreement`` (to the outputs without noise) and ``accuracy``
+        where it is defined, with ``_high`` or ``_low`` behind, by layer and scale (``point``).
+
+    Raises:
+        ValueError: a layer that there is not, a share or scale out of range, or a model without attention maps.
+    """
+    blocks = transformer_layers(model)
+    layers = range(len(blocks)) if layers is None else layers
+    for layer in layers:
+        if not 0 <= layer < len(blocks):
+            raise ValueError(f"layers={list(layers)} must lie between 0 and {len(blocks) - 1}; {layer} does not.")
+    if not 0 < share < 1:
+        raise ValueError(f"share={share} must lie between 0 and 1.")
+    if any(scale < 0 for scale in scales):
+        raise ValueError(f"scales={list(scales)} must be at least 0.")
+    generator = torch.Generator().manual_seed(seed)
+    moments: dict[tuple[str, int, float], Moments] = {}
+    for batch in batches(data, batch_size):
+        pixel_values = batch.pixel_values.to(model.device, model.dtype)
+        clean, traces = model_output(model, pixel_values), list(trace(model, pixel_values))
+        for layer in layers:
+            noise = torch.randn(traces[layer].entering.patch_tokens.shape, generator=generator)
+            for kind in ("high", "low"):
+                for scale in scales:
+                    disturbance = place_noise(traces[layer], noise, kind == "high", scale, share)
+                    with added_to_input(blocks[layer], disturbance):
+                        output = model_output(model, pixel_values)
+                    for name, values in judge(model, batch, output, clean).items():
+                        key, new = (f"{name}_{kind}", layer, float(scale)), Moments.of(values)
+                        moments[key] = moments[key].merge(new) if key in moments else new
+    return tuple(to_row(name, layer, scale, each) for (name, layer, scale), each in moments.items())
+
+
+def place_noise(trace: LayerTrace, noise: Tensor, high: bool, scale: float, share: float) -> Tensor:
+    """What is added to the tokens (batch, tokens, hidden) that enter a layer: noise on the chosen ones, else zero.
+
+    Args:
+        noise: of unit variance, (batch, patch tokens, hidden).
+    """
+    state, chosen = trace.entering, chosen_patches(trace, high, share)
+    centred = state.tokens - state.tokens.mean(dim=1, keepdim=True)
+    deviation = centred.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    # A patch that has a token of its own is the only one to point at that token.
+    is_chosen = torch.zeros(state.tokens.shape[:2], dtype=deviation.dtype, device=deviation.device)
+    is_chosen.scatter_add_(1, state.source.clamp(min=0), chosen.to(deviation.dtype))
+    first, last = state.num_prefix, state.tokens.shape[1] - state.num_dc
+    disturbance = torch.zeros_like(state.tokens)
+    disturbance[:, first:last] = noise.to(disturbance)
+    return disturbance * is_chosen[:, :, None] * deviation * scale
+
+
+def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The list of a model's layers.
+
+    Raises:
+        ValueError: a model without one.
+    """
+    depth = getattr(model.config, "num_hidden_layers", None)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ValueError(f"{type(model).__name__} has no list of {depth} layers to put noise into.")
+
+
+@contextmanager
+def added_to_input(layer: nn.Module, disturbance: Tensor) -> Iterator[None]:
+    """Within a ``with`` block the hidden states that a layer takes first have something added."""
+
+    def add(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (arguments[0] + disturbance, *arguments[1:])
+
+    handle = layer.register_forward_pre_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()

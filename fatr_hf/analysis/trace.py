@@ -1,0 +1,224 @@
+"""What happens inside a vision transformer, layer by layer: its tokens, its attention and where every patch is.
+
+FATR models and the rivals are walked through by the parts of their layers. Any other model of transformers is run
+with ``output_hidden_states`` and, under eager attention, ``output_attentions``; its tokens must be a grid of patches in
+every layer, behind a few prefix tokens at most.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..baselines.backbone import BaselinePreTrainedModel
+from ..modeling.fused_projections import is_fused
+from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.token_reduction import TokenLayout, take_tokens, token_sources
+
+
+class TokenState(NamedTuple):
+    """The sequences of a batch of images between two layers, and where the patches are in them."""
+
+    tokens: Tensor
+    """(batch, tokens, hidden), without gradient."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    num_prefix: int
+    """Tokens before the patches: CLS and its like."""
+    num_dc: int
+    """DC tokens at the end."""
+    source: Tensor
+    """(batch, patches) int64: which place of the sequence stands for each patch of the grid; -1 for a dropped one."""
+    own: Tensor
+    """(batch, patches) bool: whether a patch is a token of its own, that is kept so far."""
+
+    @property
+    def patch_tokens(self) -> Tensor:
+        """(batch, tokens, hidden) without prefix and DC tokens; a rival's merged tokens are among them."""
+        return self.tokens[:, self.num_prefix : self.tokens.shape[1] - self.num_dc]
+
+    @property
+    def on_grid(self) -> Tensor:
+        """(batch, patches, hidden): the token of each patch; a dropped patch takes the mean of the others."""
+        dense = take_tokens(self.tokens, self.source.clamp(min=0))
+        dropped = self.source[:, :, None] < 0
+        kept = dense.masked_fill(dropped, 0)
+        return torch.where(dropped, kept.sum(dim=1, keepdim=True) / (~dropped).sum(dim=1, keepdim=True), dense)
+
+
+class LayerTrace(NamedTuple):
+    """What one layer did to a batch of images."""
+
+    layer: int
+    """Counted from 0."""
+    entering: TokenState
+    leaving: TokenState
+    attention: Tensor | None
+    """(batch, heads, tokens, tokens), rows sum to 1; under eager attention only."""
+    scores: Tensor | None
+    """(batch, tokens): column means of the attention; without a map what a layer that reduces scores its tokens by."""
+    reduction: tuple[Tensor, Tensor] | None
+    """In a layer that reduces, the sequence just before and just after."""
+
+    @property
+    def patch_scores(self) -> Tensor:
+        """(batch, patches): the scores of patches that are tokens of their own; not-a-number for the others.
+
+        Raises:
+            ValueError: there are no scores.
+        """
+        if self.scores is None:
+            raise ValueError(
+                f"There is no attention map of layer {self.layer}: load the model with attn_implementation='eager'."
+            )
+        on_grid = self.scores.gather(1, self.entering.source.clamp(min=0))
+        return on_grid.masked_fill(~self.entering.own, torch.nan)
+
+
+def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
+    """Runs a model and gives its layers one after the other.
+
+    Args:
+        model: a vision transformer of transformers, in evaluation mode: encoder or classifier, reduced or not.
+        pixel_values: (batch, channels, height, width) of the model's image size; any other is the model's to refuse.
+
+    Raises:
+        ValueError: a model that is in training, fused, or not a vision transformer over a grid of patches.
+    """
+    if model.training:
+        raise ValueError("A model in training mode cannot be analysed: call model.eval() first.")
+    if is_fused(model):
+        raise ValueError("A fused model cannot be analysed: use the model that it was made from.")
+    if isinstance(model, FATRViTPreTrainedModel):
+        return trace_fatr(model, pixel_values)
+    if isinstance(model, BaselinePreTrainedModel):
+        return trace_rival(model, pixel_values)
+    return trace_unreduced(model, pixel_values)
+
+
+@torch.no_grad()
+def trace_fatr(model: FATRViTPreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
+    """``trace`` of a FATR model."""
+    encoder: Any = model.base_model
+    schedule = model.config.token_schedule(pixel_values.shape[-2:], reduce=encoder.reduction_enabled)
+    tokens, layout = encoder.embed(pixel_values)
+    state = fatr_state(tokens, layout)
+    for layer, plan in zip(encoder.layers, schedule, strict=True):
+        attended, attention, scores = layer.attend(state.tokens, layout, plan)
+        reduction = None
+        if plan.reduces:
+            reduced, layout = layer.reduction(attended, scores, layout, plan)
+            reduction = (attended, reduced)
+        leaving = fatr_state(layer.mix(reduction[1] if reduction else attended), layout)
+        yield LayerTrace(plan.layer, state, leaving, attention, column_means_or(attention, scores), reduction)
+        state = leaving
+
+
+def fatr_state(tokens: Tensor, layout: TokenLayout) -> TokenState:
+    """The state that a layout describes."""
+    nowhere = layout.positions.new_zeros(len(layout.positions), layout.grid[0] * layout.grid[1], dtype=torch.bool)
+    own = nowhere.scatter(1, layout.positions, True)
+    return TokenState(tokens, layout.grid, layout.num_prefix, layout.num_dc, token_sources(layout), own)
+
+
+@torch.no_grad()
+def trace_rival(model: BaselinePreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
+    """``trace`` of a rival.
+
+    A reduction is linear in the tokens, given what it goes by. Applied to one-hot vectors that say which patch a token
+    is, it tells which patches each new token is made of.
+    """
+    encoder: Any = model.base_model
+    image_size = (pixel_values.shape[-2], pixel_values.shape[-1])
+    counts, grids = model.config.tokens_per_layer(image_size), model.config.token_grids(image_size)
+    grid = patch_grid(model.config, image_size)
+    tokens, sizes = encoder.embeddings(pixel_values), None
+    members = torch.eye(tokens.shape[1], dtype=tokens.dtype, device=tokens.device)[:, 1:].expand(len(tokens), -1, -1)
+    state = rival_state(tokens, members, grid)
+    for number, (layer, tokens_out) in enumerate(zip(encoder.layers, counts, strict=True)):
+        reduces = tokens_out < state.tokens.shape[1]
+        attended, attention, evidence = layer.attend(state.tokens, sizes, reduces)
+        reduction = None
+        if reduces:
+            members = (layer.reduce(members, evidence, sizes, tokens_out, grids)[0] > 0).to(members.dtype)
+            reduced, sizes = layer.reduce(attended, evidence, sizes, tokens_out, grids)
+            reduction = (attended, reduced)
+        leaving = rival_state(layer.mix(reduction[1] if reduction else attended), members, grid)
+        yield LayerTrace(number, state, leaving, attention, column_means_or(attention, None), reduction)
+        state = leaving
+
+
+def rival_state(tokens: Tensor, members: Tensor, grid: tuple[int, int]) -> TokenState:
+    """The state of a rival, behind one prefix token.
+
+    Args:
+        members: (batch, tokens, patches), 1 where a token is made of a patch, else 0. A patch of several tokens counts
+            as the first one's.
+    """
+    present, source = members.max(dim=1)
+    alone = members * (members.sum(dim=2, keepdim=True) == 1)
+    return TokenState(tokens, grid, 1, 0, source.masked_fill(present == 0, -1), alone.amax(dim=1) > 0)
+
+
+@torch.no_grad()
+def trace_unreduced(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
+    """``trace`` of any other model, by what its forward pass returns."""
+    grid = patch_grid(model.config, (pixel_values.shape[-2], pixel_values.shape[-1]))
+    eager = model.config._attn_implementation == "eager"
+    outputs: Any = model(pixel_values, output_hidden_states=True, output_attentions=eager)
+    hidden_states: Any = getattr(outputs, "hidden_states", None)
+    num_prefix = require_token_grid(model, hidden_states, grid)
+    attentions = getattr(outputs, "attentions", None) or [None] * (len(hidden_states) - 1)
+    patches = torch.arange(grid[0] * grid[1], device=pixel_values.device).expand(len(pixel_values), -1)
+    everywhere = torch.ones_like(patches, dtype=torch.bool)
+    states = [TokenState(tokens, grid, num_prefix, 0, num_prefix + patches, everywhere) for tokens in hidden_states]
+    for layer, attention in enumerate(attentions):
+        scores = column_means_or(attention, None)
+        yield LayerTrace(layer, states[layer], states[layer + 1], attention, scores, None)
+
+
+def column_means_or(attention: Tensor | None, scores: Tensor | None) -> Tensor | None:
+    """Column means (batch, tokens) of an attention map where there is one, in float32 or better."""
+    if attention is None:
+        return scores
+    return attention.mean(dim=(1, 2), dtype=torch.promote_types(attention.dtype, torch.float32))
+
+
+def patch_grid(config: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches of an image of so many pixels, by a model's configuration.
+
+    Raises:
+        ValueError: a configuration without a patch size, or an image that does not divide into patches.
+    """
+    size = getattr(config, "patch_size", None)
+    if size is None:
+        raise ValueError(
+            f"A model of type {config.model_type!r} has no patch_size: what can be analysed are vision transformers "
+            "whose tokens are a grid of patches (of a model with several towers, its vision tower)."
+        )
+    height, width = size if isinstance(size, Iterable) else (size, size)
+    rows, columns = image_size
+    if rows % height or columns % width:
+        raise ValueError(f"pixel_values of {rows} x {columns} pixels do not divide into patches of {height} x {width}.")
+    return rows // height, columns // width
+
+
+def require_token_grid(model: PreTrainedModel, states: Any, grid: tuple[int, int]) -> int:
+    """How many prefix tokens stand before the patches in every layer.
+
+    Raises:
+        ValueError: no hidden states, or hidden states that are no sequences of the grid's patches.
+    """
+    name = type(model).__name__
+    if not states:
+        raise ValueError(f"{name} returns no hidden_states: an encoder that takes output_hidden_states is needed.")
+    shapes = {tuple(state.shape[1:]) for state in states}
+    patches = grid[0] * grid[1]
+    if len(shapes) > 1 or states[0].dim() != 3 or states[0].shape[1] < patches:
+        raise ValueError(
+            f"The hidden states of {name} have the shapes {sorted(shapes)} beside the batch: needed is one token for "
+            f"each of the {grid[0]} x {grid[1]} patches in every layer, behind prefix tokens such as CLS."
+        )
+    return int(states[0].shape[1]) - patches

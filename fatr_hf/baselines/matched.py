@@ -1,0 +1,117 @@
+"""Rivals of a model: the same weights, reduced in other ways at about the same cost."""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification, ViTModel
+
+from ..modeling.budget import schedule_macs
+from ..modeling.configuration_fatr_vit import REDUCTION_FIELDS, FATRViTConfig
+from ..modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel, FATRViTPreTrainedModel
+from .evit import EViTConfig, EViTForImageClassification, EViTModel
+from .macs import closest, count_macs
+from .pooling import PoolingConfig, PoolingForImageClassification, PoolingModel
+from .tome import ToMeConfig, ToMeForImageClassification, ToMeModel
+
+CLASSES: dict[str, tuple[Any, Any, Any]] = {
+    "unreduced": (ViTConfig, ViTModel, ViTForImageClassification),
+    "random": (FATRViTConfig, FATRViTModel, FATRViTForImageClassification),
+    "evit": (EViTConfig, EViTModel, EViTForImageClassification),
+    "tome": (ToMeConfig, ToMeModel, ToMeForImageClassification),
+    "pooling": (PoolingConfig, PoolingModel, PoolingForImageClassification),
+}
+"""Configuration, encoder and classifier of each rival, by the name that ``matched_rivals`` gives it."""
+
+OWN_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
+"""Names of the parameters that FATR adds to ViT's."""
+
+
+def matched_rivals(model: FATRViTPreTrainedModel, names: Iterable[str] = tuple(CLASSES)) -> dict[str, PreTrainedModel]:
+    """The unreduced model, and rivals at about the cost of a FATR model, all with its weights, in evaluation mode.
+
+    ``unreduced`` is transformers' ViT, ``random`` FATR with a random selection and without parameters of its own. EViT
+    and average pooling reduce in the same layers with the same keep ratios; ToMe merges in every layer as many tokens
+    as bring its multiply-accumulates closest to FATR's.
+
+    Args:
+        model: a FATR classifier or encoder.
+        names: of ``CLASSES``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return {name: build_rival(model, name) for name in names}
+
+
+def build_rival(model: FATRViTPreTrainedModel, name: str) -> PreTrainedModel:
+    """One of ``matched_rivals``."""
+    if name not in CLASSES:
+        raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(CLASSES)}.")
+    config_class, encoder_class, classifier_class = CLASSES[name]
+    config = config_class.from_dict(stock_fields(model.config), **rival_fields(model.config, name))
+    config._attn_implementation = model.config._attn_implementation
+    rival: Any
+    with torch.device(model.device):
+        if isinstance(model, FATRViTForImageClassification):
+            rival = classifier_class(config)
+        else:
+            rival = encoder_class(config, add_pooling_layer=model.base_model.pooler is not None)
+    weights = {key: value for key, value in model.state_dict().items() if not key.endswith(OWN_PARAMETERS)}
+    rival.load_state_dict(weights)
+    rival.to(model.dtype).eval()
+    return rival
+
+
+def stock_fields(config: FATRViTConfig) -> dict[str, Any]:
+    """The configuration of the unreduced ViT, as a dictionary."""
+    own = (*REDUCTION_FIELDS, "measured_latencies", "architectures", "auto_map")
+    kept = {name: value for name, value in config.to_dict().items() if name not in own}
+    return kept | {"model_type": ViTConfig.model_type}
+
+
+def rival_fields(config: FATRViTConfig, name: str) -> dict[str, Any]:
+    """The fields that a rival adds to stock ViT's."""
+    layers = {"reduction_layers": config.reduction_layers, "keep_ratio": config.keep_ratio}
+    if name in ("evit", "pooling"):
+        return layers
+    if name == "tome":
+        return {"merges_per_layer": matched_merges(stock_fields(config), schedule_macs(config))}
+    if name == "random":
+        windows = {"dc_windows": config.dc_windows, "token_multiple": config.token_multiple}
+        return (
+            layers
+            | windows
+            | {
+                "selection": "random",
+                "dc_size_exponent": config.dc_size_exponent,
+                "reweight_attention": False,
+                "dc_position_embeddings": False,
+            }
+        )
+    return {}
+
+
+def matched_merges(stock: Mapping[str, Any], macs: int) -> int:
+    """The merges in each of ToMe's layers for which its multiply-accumulates are closest to a number of them.
+
+    Args:
+        stock: the configuration of the unreduced ViT, as a dictionary.
+    """
+    return cached_merges(json.dumps(dict(stock), sort_keys=True), macs)
+
+
+@lru_cache
+def cached_merges(stock: str, macs: int) -> int:
+    """``matched_merges``, found once; ``stock`` as JSON."""
+    patches = ToMeConfig.from_dict(json.loads(stock)).num_input_tokens() - 1
+    return closest(range(patches // 2 + 1), lambda merges: tome_macs(json.loads(stock), merges), macs)
+
+
+def tome_macs(stock: Mapping[str, Any], merges: int) -> int:
+    """ToMe's multiply-accumulates of an image: its bias towards large tokens is a sum, whatever computes it here."""
+    config = ToMeConfig.from_dict(dict(stock), merges_per_layer=merges, proportional_attention=False)
+    with torch.device("meta"):
+        return count_macs(ToMeForImageClassification(config))

@@ -1,0 +1,33 @@
+"""The command line `fatr-hf`: a file for each command, which reads its options, calls the package and prints."""
+
+from typing import Annotated
+
+import typer
+
+from ..version import __version__
+from . import bench, card, convert
+
+__all__ = ["app", "bench", "card", "convert"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def print_version(wanted: bool) -> None:
+    """Prints the version and ends the program, if that is wanted."""
+    if wanted:
+        typer.echo(f"fatr-hf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Frequency-aware token reduction for Hugging Face vision transformers."""
+
+
+app.command("bench", help=bench.HELP)(bench.run)
+app.command("card", help=card.HELP)(card.run)
+app.command("convert", help=convert.HELP)(convert.run)

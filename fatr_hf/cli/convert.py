@@ -1,0 +1,89 @@
+"""`fatr-hf convert`: a ViT checkpoint as a folder of FATR."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..hub.convert import Conversion, convert_checkpoint
+from ..modeling.configuration_fatr_vit import PRESETS
+from ..modeling.frequency_attention import SELECTIONS
+from ..modeling.model_card import token_table
+from .common import (
+    DCWindows,
+    KeepRatio,
+    ModelName,
+    ReductionLayers,
+    Revision,
+    TokenMultiple,
+    option,
+    quiet_loading,
+    reduction_fields,
+    refusals,
+    require_folders,
+    write_json,
+)
+
+HELP = """
+Writes a ViT checkpoint as FATR, without training it.
+
+MODEL is a folder or a Hub name; ViT, MSN and MAE convert. OUTPUT becomes a folder with model, code, image processor and
+card, which loads wherever transformers is: from_pretrained(OUTPUT, trust_remote_code=True).
+
+\b
+  fatr-hf convert google/vit-base-patch16-224 outputs/vit-fatr
+  fatr-hf convert facebook/dino-vits16 outputs/dino-fatr --keep-ratio 0.8,0.7,0.6 --dc-windows 2
+  fatr-hf convert outputs/base outputs/local --preset local --json conversion.json
+"""
+
+
+def run(
+    model: ModelName,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder.", show_default=False)],
+    preset: Annotated[str | None, option(f"A reduction by name: {', '.join(PRESETS)}.")] = None,
+    reduction_layers: ReductionLayers = None,
+    keep_ratio: KeepRatio = None,
+    dc_windows: DCWindows = None,
+    token_multiple: TokenMultiple = None,
+    selection: Annotated[str | None, option(f"{', '.join(SELECTIONS)}. [high_frequency]")] = None,
+    dc_size_exponent: Annotated[float | None, option("Raises attention to large DC tokens. [0]")] = None,
+    revision: Revision = None,
+    json: Annotated[Path | None, option("File for the summary.")] = None,
+) -> None:
+    """Reads the options, converts and prints."""
+    with refusals(), quiet_loading():
+        require_folders(json)
+        others = {
+            "preset": preset,
+            "token_multiple": token_multiple,
+            "selection": selection,
+            "dc_size_exponent": dc_size_exponent,
+        }
+        reduction = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        conversion = convert_checkpoint(model, output, revision=revision, **reduction)
+        write_json(json, values(conversion))
+    typer.echo(summary(conversion))
+
+
+def values(conversion: Conversion) -> dict[str, object]:
+    """A conversion as JSON holds it; ``tokens_per_layer`` are those that leave each layer."""
+    return {
+        "folder": str(conversion.folder),
+        "architecture": conversion.architecture,
+        "has_image_processor": conversion.has_image_processor,
+        "tokens_per_layer": [tokens.tokens_out for tokens in conversion.token_schedule],
+        "macs_before": conversion.macs_before,
+        "macs_after": conversion.macs_after,
+    }
+
+
+def summary(conversion: Conversion) -> str:
+    """What was written and what it spares, for people."""
+    processor = "with" if conversion.has_image_processor else "without"
+    before, after = conversion.macs_before, conversion.macs_after
+    return (
+        f"Wrote {conversion.folder}: {conversion.architecture} {processor} image processor.\n\n"
+        f"{token_table(conversion.token_schedule)}\n"
+        f"Multiply-accumulates of an image: {before / 1e9:.3g} G before, {after / 1e9:.3g} G after "
+        f"({after / before:.2f})."
+    )

@@ -1,0 +1,44 @@
+"""What a checkpoint says of itself before its weights are read: its configuration, its image processor."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
+
+
+def read_config(name: str | os.PathLike[str], revision: str | None = None) -> dict[str, Any]:
+    """The fields of a checkpoint's ``config.json``.
+
+    Args:
+        name: folder or Hub name.
+        revision: branch, tag or commit of a Hub name; the main branch by default.
+
+    Raises:
+        FileNotFoundError: no such folder, nothing that the Hub or its cache gives, or no configuration of a model.
+    """
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"No checkpoint can be read from {str(name)!r}: give a folder that exists, or a Hub name, which needs a "
+            f"connection the first time. {error}"
+        ) from error
+    if "model_type" not in fields:
+        raise FileNotFoundError(
+            f"No checkpoint can be read from {str(name)!r}: it has no config.json with a model_type."
+        )
+    return fields
+
+
+def is_classifier(fields: Mapping[str, Any]) -> bool:
+    """Whether a configuration names a classifier of images as what was saved."""
+    return any("ForImageClassification" in architecture for architecture in fields.get("architectures") or ())
+
+
+def find_image_processor(name: str | os.PathLike[str], revision: str | None = None) -> BaseImageProcessor | None:
+    """The image processor of a checkpoint, or None where it has none; arguments as for ``read_config``."""
+    try:
+        return AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except OSError:
+        return None

@@ -1,0 +1,103 @@
+"""A ViT checkpoint as FATR: a folder that loads wherever transformers is, without any training."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from huggingface_hub import ModelCard
+
+from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel, LayerTokens, schedule_macs
+from ..modeling.budget import with_keep_ratio
+from .checkpoints import find_image_processor, is_classifier, read_config
+
+RESULTS = """The weights are those of {origin}. The model has not been fine-tuned with the reduction, and its accuracy
+has not been measured."""
+
+
+class Conversion(NamedTuple):
+    """What ``convert_checkpoint`` wrote, and what the reduction spares."""
+
+    folder: Path
+    architecture: str
+    """Class of the model: a classifier or the encoder."""
+    has_image_processor: bool
+    token_schedule: list[LayerTokens]
+    macs_before: int
+    """Multiply-accumulates of an image without reduction (see ``schedule_macs``)."""
+    macs_after: int
+
+
+def convert_checkpoint(
+    name: str | os.PathLike[str], folder: str | os.PathLike[str], *, revision: str | None = None, **reduction: Any
+) -> Conversion:
+    """Writes a ViT, MSN or MAE checkpoint as FATR: the model, its code, its image processor if it has one, and a card.
+
+    The model is a classifier if the checkpoint is one, else the encoder. The folder appears when all of it is written.
+
+    Args:
+        name: folder or Hub name.
+        folder: created with its parents; may be there if it is empty.
+        revision: branch, tag or commit of a Hub name; the main branch by default.
+        reduction: fields of the reduction (see ``FATRViTConfig``), or ``preset``.
+
+    Raises:
+        FileExistsError: a folder that is not empty.
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: a checkpoint of another architecture, one that lacks weights, or one that is reduced already.
+        huggingface_hub.errors.StrictDataclassError: fields that the configuration refuses.
+    """
+    folder = Path(folder)
+    require_free(folder)
+    fields = read_config(name, revision)
+    if fields["model_type"] == FATRViTConfig.model_type:
+        raise ValueError(f"{str(name)!r} is reduced already: convert the unreduced checkpoint that it came from.")
+    config = FATRViTConfig.from_dict(fields, **reduction)
+    processor = find_image_processor(name, revision)
+    model = load_weights(name, revision, config, is_classifier(fields))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workspace:
+        complete = Path(workspace, folder.name)
+        model.save_pretrained(complete, model_card=conversion_card(model, str(name)))
+        if processor is not None:
+            processor.save_pretrained(complete)
+        complete.rename(folder)
+    return Conversion(
+        folder=folder,
+        architecture=type(model).__name__,
+        has_image_processor=processor is not None,
+        token_schedule=config.token_schedule(),
+        macs_before=schedule_macs(with_keep_ratio(config, 1.0)),
+        macs_after=schedule_macs(config),
+    )
+
+
+def require_free(folder: Path) -> None:
+    """Raises a FileExistsError for a file, or a folder that is not empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already, and no empty folder: choose another name.")
+
+
+def load_weights(
+    name: str | os.PathLike[str], revision: str | None, config: FATRViTConfig, classifies: bool
+) -> FATRViTForImageClassification | FATRViTModel:
+    """The model with the checkpoint's weights.
+
+    Raises:
+        ValueError: weights that the checkpoint does not have, those of its classifier included.
+    """
+    model_class = FATRViTForImageClassification if classifies else FATRViTModel
+    model, info = model_class.from_pretrained(name, config=config, revision=revision, output_loading_info=True)
+    if any(key.startswith("classifier.") for key in info["missing_keys"]):
+        raise ValueError(f"{str(name)!r} names a classifier in its config.json, but holds no weights of one.")
+    return model
+
+
+def conversion_card(model: FATRViTForImageClassification | FATRViTModel, name: str) -> ModelCard:
+    """A card that says where the weights come from, and that they have not been trained since."""
+    hub_name = None if Path(name).exists() else name
+    origin = f"`{hub_name}`" if hub_name else "an unreduced checkpoint"
+    # Named in the metadata alone: of a base_model that it is given, the card says that it was fine-tuned from it.
+    card = model.build_card(base_model=None, results=RESULTS.format(origin=origin))
+    card.data["base_model"] = hub_name
+    return card
