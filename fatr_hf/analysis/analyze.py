@@ -35,7 +35,7 @@ class Moments(NamedTuple):
         """Of (images,) or (images, points); what is not finite is left out."""
         values = values.double().cpu().reshape(len(values), -1)
         finite = values.isfinite()
-        number, values = finite.sum(dim=0), values.where(finite, 0)
+        number, values = finite.sum(dim=0, dtype=torch.float64), values.where(finite, 0)
         mean = values.sum(dim=0) / number.clamp(min=1)
         return cls(number, mean, ((values - mean).square() * finite).sum(dim=0))
 
@@ -126,15 +126,38 @@ def analyze(
         ValueError: an unknown measure, one that needs an attention map where there is none, a model that cannot be
             traced, or no images.
     """
-    names = choose_measures(model, measures)
-    moments: dict[Key, Moments] = {}
-    images, tokens, grid = 0, tuple[int, ...](), (0, 0)
+    running = RunningAnalysis(choose_measures(model, measures))
     for batch in batches(data, batch_size):
-        traces = list(trace(model, batch.pixel_values.to(model.device, model.dtype)))
-        accumulate(moments, evaluate_measures(traces, names))
-        images += len(batch.pixel_values)
-        tokens, grid = token_counts(traces), traces[0].entering.grid
-    return Analysis(images, tokens, tuple(to_rows(moments, grid)))
+        running.add(model, batch.pixel_values)
+    return running.finish()
+
+
+class RunningAnalysis:
+    """An analysis that takes batch after batch.
+
+    Args:
+        measures: names of ``model_measures.MEASURES``.
+    """
+
+    def __init__(self, measures: Sequence[str]):
+        self.measures = tuple(measures)
+        self.moments: dict[Key, Moments] = {}
+        self.images = 0
+        self.tokens: tuple[int, ...] = ()
+        self.grid = (0, 0)
+
+    def add(self, model: PreTrainedModel, pixel_values: Tensor) -> None:
+        """Takes the images (batch, channels, height, width) that a model is run on."""
+        traces = list(trace(model, pixel_values))
+        for key, value in evaluate_measures(traces, self.measures).items():
+            new = Moments.of(value)
+            self.moments[key] = self.moments[key].merge(new) if key in self.moments else new
+        self.images += len(pixel_values)
+        self.tokens, self.grid = token_counts(traces), traces[0].entering.grid
+
+    def finish(self) -> Analysis:
+        """The analysis of all images so far."""
+        return Analysis(self.images, self.tokens, tuple(to_rows(self.moments, self.grid)))
 
 
 def choose_measures(model: PreTrainedModel, measures: Sequence[str] | None) -> tuple[str, ...]:
@@ -171,13 +194,6 @@ def evaluate_measures(traces: Sequence[LayerTrace], names: Iterable[str]) -> dic
     return {key: value for key, value in values.items() if value is not None}
 
 
-def accumulate(moments: dict[Key, Moments], values: Mapping[Key, Tensor]) -> None:
-    """Adds the values of a batch to what there is of earlier ones."""
-    for key, value in values.items():
-        new = Moments.of(value)
-        moments[key] = moments[key].merge(new) if key in moments else new
-
-
 def token_counts(traces: Sequence[LayerTrace]) -> tuple[int, ...]:
     """Tokens that enter each layer, and that leave the last."""
     return (*(each.entering.tokens.shape[1] for each in traces), traces[-1].leaving.tokens.shape[1])
@@ -203,3 +219,16 @@ def to_row(name: str, layer: int, point: float | None, moments: Moments) -> Row:
 def label_of(measure: str) -> str:
     """A measure's label for tables and figures."""
     return MEASURES[measure].label
+
+
+def analysis_table(analysis: Analysis) -> str:
+    """A Markdown table of all measures of one number, a row for each layer; curves are left to figures."""
+    names = [name for name in analysis.measures if MEASURES[name].points is None]
+    lines = ["| " + " | ".join(["layer", "tokens", *(name.replace("_", " ") for name in names)]) + " |"]
+    lines.append("|" + "---|" * (len(names) + 2))
+    for layer, tokens in enumerate(analysis.tokens):
+        found = [analysis.select(name, layer) for name in names]
+        cells = [f"{rows[0].mean:.4g}" if rows else "" for rows in found]
+        head = str(layer) if layer < len(analysis.tokens) - 1 else "output"
+        lines.append("| " + " | ".join([head, str(tokens), *cells]) + " |")
+    return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..baselines.macs import count_macs
-from .analyze import Analysis, Moments, analyze, choose_measures
+from .analyze import Analysis, Moments, RunningAnalysis, choose_measures
 from .images import batches
 from .outputs import judge, model_output
 
@@ -32,7 +32,7 @@ class Contender:
     """Multiply-accumulates of a forward pass over one image."""
     answers: dict[str, Figure]
     """``cosine`` to the outputs of the first model; of classifiers also ``divergence`` in nats and ``agreement``
-    (see ``faithfulness``); ``accuracy`` where the images have labels."""
+    (see ``faithfulness``); ``accuracy`` where the images have labels. None of what is not finite for any image."""
     analysis: Analysis
 
 
@@ -90,7 +90,7 @@ def compare(
     Args:
         models: by name, all for the same image size and in evaluation mode; the first, say the unreduced one, is the
             reference. ``baselines.matched.matched_rivals`` makes rivals of a FATR model.
-        data: see ``images.batches``; gone through several times, so a generator must be made a list first.
+        data: see ``images.batches``.
         measures: as for ``analyze``; by default all that every model allows.
         batch_size: images at a time.
 
@@ -99,10 +99,10 @@ def compare(
     """
     if not models:
         raise ValueError("There are no models to compare.")
-    if measures is None:
-        allowed = [choose_measures(model, None) for model in models.values()]
-        measures = [name for name in allowed[0] if all(name in others for others in allowed)]
+    allowed = [choose_measures(model, measures) for model in models.values()]
+    measures = [name for name in allowed[0] if all(name in others for others in allowed)]
     reference = next(iter(models.values()))
+    analyses = {name: RunningAnalysis(measures) for name in models}
     moments: dict[str, dict[str, Moments]] = {name: {} for name in models}
     for batch in batches(data, batch_size):
         expected = model_output(reference, batch.pixel_values)
@@ -112,13 +112,14 @@ def compare(
             for question, values in judge(model, batch, output, expected).items():
                 new, known = Moments.of(values), moments[name]
                 known[question] = known[question].merge(new) if question in known else new
+            analyses[name].add(model, batch.pixel_values)
     return Comparison(
         tuple(
             Contender(
                 name,
                 count_macs(model),
-                {question: to_figure(each) for question, each in moments[name].items()},
-                analyze(model, data, measures, batch_size),
+                {question: to_figure(each) for question, each in moments[name].items() if each.number},
+                analyses[name].finish(),
             )
             for name, model in models.items()
         )
@@ -142,27 +143,33 @@ def to_figure(moments: Moments) -> Figure:
 
 def comparison_table(comparison: Comparison) -> str:
     """A Markdown table: cost, answers, and the state of the tokens that leave the last layer."""
-    first = comparison.contenders[0]
-    questions, last_layer = list(first.answers), len(first.analysis.tokens) - 1
+    contenders = comparison.contenders
+    questions = list(dict.fromkeys(question for each in contenders for question in each.answers))
     states = [
         name
         for name in ("high_frequency_share", "effective_rank", "pairwise_cosine")
-        if first.analysis.select(name, last_layer)
+        if any(leaving(each.analysis, name) for each in contenders)
     ]
     heads = ["model", "multiply-accumulates", *questions, "tokens left", *(name.replace("_", " ") for name in states)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for each in comparison.contenders:
-        cells = [each.name, f"{each.macs / 1e6:.1f} M ({each.macs / first.macs:.2f})"]
-        cells += [with_error(each.answers[name]) for name in questions]
+    for each in contenders:
+        cells = [each.name, f"{each.macs / 1e6:.1f} M ({each.macs / contenders[0].macs:.2f})"]
+        cells += [with_error(each.answers.get(name)) for name in questions]
         cells.append(str(each.analysis.tokens[-1]))
-        for name in states:
-            [row] = each.analysis.select(name, last_layer)
-            cells.append(with_error(Figure(row.mean, row.standard_error)))
+        cells += [with_error(leaving(each.analysis, name)) for name in states]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def with_error(figure: Figure) -> str:
-    """A mean and, where there are several images, its standard error."""
+def leaving(analysis: Analysis, measure: str) -> Figure | None:
+    """A measure of the tokens that leave the last layer; None where it was not taken or is undefined."""
+    rows = analysis.select(measure, len(analysis.tokens) - 1)
+    return Figure(rows[0].mean, rows[0].standard_error) if rows else None
+
+
+def with_error(figure: Figure | None) -> str:
+    """A mean and, where there are several images, its standard error; nothing for what is undefined."""
+    if figure is None:
+        return ""
     error = "" if figure.standard_error is None else f" ± {figure.standard_error:.2g}"
     return f"{figure.mean:.4g}{error}"

@@ -53,7 +53,7 @@ def load_images(source: str | Path, limit: int | None = None) -> list[NamedImage
 
     Args:
         source: ``"photographs"``, a file or a folder.
-        limit: take no more than so many, evenly spread over all of them.
+        limit: take no more than so many: of a folder's pictures evenly spread ones, of the photographs the first.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -62,7 +62,7 @@ def load_images(source: str | Path, limit: int | None = None) -> list[NamedImage
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1.")
     if source == "photographs":
-        return photographs()[:limit]
+        return photographs(PHOTOGRAPHS[:limit])
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{source!s} does not exist: give a picture, a folder of them, or 'photographs'.")
@@ -77,16 +77,17 @@ def load_images(source: str | Path, limit: int | None = None) -> list[NamedImage
 
 
 def read_picture(file: Path, label: str | None = None) -> NamedImage:
-    """A picture in RGB, named by its file.
+    """A picture in RGB, turned as its camera says, named by its file.
 
     Raises:
         ValueError: a file that is no picture.
     """
     import PIL.Image
+    import PIL.ImageOps
 
     try:
         with PIL.Image.open(file) as picture:
-            return NamedImage(file.stem, picture.convert("RGB"), label)
+            return NamedImage(file.stem, PIL.ImageOps.exif_transpose(picture).convert("RGB"), label)
     except OSError as error:
         raise ValueError(f"{file} cannot be read as a picture: {error}") from error
 
@@ -119,8 +120,8 @@ def batches(data: Any, batch_size: int = 32) -> Iterator[Batch]:
 
     Args:
         data: a ``Batch``; a tensor of pixel values (images, channels, height, width); or an iterable, such as a data
-            loader or a data set, of batches or of single examples, each a mapping with ``pixel_values`` and perhaps
-            ``labels``.
+            loader or a data set, of ``Batch``es, or of batches or single examples that are mappings with
+            ``pixel_values`` and perhaps ``labels``.
         batch_size: images at a time; batches of an iterable stay as they are.
 
     Raises:
@@ -133,6 +134,9 @@ def batches(data: Any, batch_size: int = 32) -> Iterator[Batch]:
     parts = split(data, batch_size) if isinstance(data, Batch) else gather(data, batch_size)
     empty = True
     for batch in parts:
+        if batch.pixel_values.dim() != 4:
+            shape = tuple(batch.pixel_values.shape)
+            raise ValueError(f"pixel_values of the shape {shape} must be (images, channels, height, width).")
         empty = False
         yield batch
     if empty:
@@ -146,14 +150,17 @@ def split(data: Batch, batch_size: int) -> Iterator[Batch]:
         yield Batch(data.pixel_values[part], None if data.labels is None else data.labels[part])
 
 
-def gather(data: Iterable[Any], batch_size: int) -> Iterator[Batch]:
+def gather(data: Any, batch_size: int) -> Iterator[Batch]:
     """Batches of an iterable, single examples put together.
 
     Raises:
-        ValueError: items that are no mappings with pixel values.
+        ValueError: no iterable, or items that are no mappings with pixel values.
     """
-    items = iter(data)
+    items = examples_of(data)
     for first in items:
+        if isinstance(first, Batch):
+            yield first
+            continue
         if not isinstance(first, Mapping) or "pixel_values" not in first:
             raise ValueError(
                 f"Data must be a tensor of pixel values or give mappings with pixel_values, not {type(first).__name__}."
@@ -163,6 +170,19 @@ def gather(data: Iterable[Any], batch_size: int) -> Iterator[Batch]:
         else:
             labels = first.get("labels")
             yield Batch(torch.as_tensor(first["pixel_values"]), None if labels is None else torch.as_tensor(labels))
+
+
+def examples_of(data: Any) -> Iterator[Any]:
+    """The items of an iterable, or of a data set of PyTorch's, which tells its end by its length alone.
+
+    Raises:
+        ValueError: data of another kind.
+    """
+    if isinstance(data, Iterable):
+        return iter(data)
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise ValueError(f"Data must be a tensor of pixel values, a data set or another iterable, not {data!r}.")
+    return (data[place] for place in range(len(data)))
 
 
 def stack(examples: Sequence[Mapping[str, Any]]) -> Batch:

@@ -40,11 +40,17 @@ def collapse_ratio(entering: Tensor, leaving: Tensor) -> Tensor:
 
 
 def singular_values(tokens: Tensor) -> Tensor:
-    """(batch, min(tokens, hidden)) in float64, ascending, by the eigenvalues of the smaller Gram matrix."""
+    """(batch, min(tokens, hidden)) in float64, ascending, by the eigenvalues of the smaller Gram matrix.
+
+    Not-a-number for an image whose tokens are not all finite, as where half precision has overflown.
+    """
     tokens = tokens.double()
     if tokens.shape[1] > tokens.shape[2]:
         tokens = tokens.transpose(1, 2)
-    return torch.linalg.eigvalsh(tokens @ tokens.transpose(1, 2)).clamp(min=0).sqrt()
+    gram = tokens @ tokens.transpose(1, 2)
+    finite = gram.isfinite().all(dim=2).all(dim=1)
+    values = torch.linalg.eigvalsh(gram.where(finite[:, None, None], 0)).clamp(min=0).sqrt()
+    return values.where(finite[:, None], torch.nan)
 
 
 def effective_rank(tokens: Tensor) -> Tensor:
@@ -66,15 +72,13 @@ def stable_rank(tokens: Tensor) -> Tensor:
 def mean_pairwise_cosine(tokens: Tensor) -> Tensor:
     """The mean cosine over all pairs of different tokens; 1 where all point the same way.
 
-    Raises:
-        ValueError: a single token, which has no pair.
+    Pairs with a token of zeros count as 0. Not-a-number for a single token, which has no pair.
     """
     count = tokens.shape[1]
-    if count < 2:
-        raise ValueError("The cosine over pairs of tokens needs at least two tokens.")
     directions = functional.normalize(widened(tokens), dim=2)
     # The square of a sum holds every pair twice, and every token with itself once.
-    return (directions.sum(dim=1).square().sum(dim=1) - count) / (count * (count - 1))
+    pairs = directions.sum(dim=1).square().sum(dim=1) - directions.square().sum(dim=(1, 2))
+    return pairs / (count * (count - 1))
 
 
 def dc_similarity(tokens: Tensor) -> Tensor:
@@ -120,15 +124,15 @@ def highest(scores: Tensor, share: float) -> Tensor:
 
     Args:
         scores: (batch, tokens), not-a-number where there is no token; of equal ones the first are taken.
-        share: in (0, 1); at least one token.
+        share: in (0, 1); at least one token where any has a score.
     """
-    counts = ((~scores.isnan()).sum(dim=1, keepdim=True) * share + 1e-9).long().clamp(min=1)
-    order = scores.masked_fill(scores.isnan(), -torch.inf).argsort(dim=1, descending=True, stable=True)
+    present = ~scores.isnan()
+    counts = (present.sum(dim=1, keepdim=True, dtype=torch.float64) * share + 1e-9).long().clamp(min=1)
+    order = scores.masked_fill(~present, -torch.inf).argsort(dim=1, descending=True, stable=True)
     ranks = order.argsort(dim=1)
-    return ranks < counts
+    return (ranks < counts) & present
 
 
 def overlap(chosen: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of two sets of tokens, (batch, tokens) bool each; 1 where both are empty."""
-    union = (chosen | others).sum(dim=1)
-    return torch.where(union > 0, (chosen & others).sum(dim=1) / union.clamp(min=1), 1.0)
+    """Intersection over union of two sets of tokens, (batch, tokens) bool each; not-a-number where both are empty."""
+    return (chosen & others).sum(dim=1) / (chosen | others).sum(dim=1)

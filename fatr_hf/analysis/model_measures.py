@@ -6,6 +6,7 @@ State measures are of the tokens that enter a layer, or leave the last one; laye
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .measures import (
@@ -21,6 +22,7 @@ from .measures import (
     overlap,
     stable_rank,
     token_similarity,
+    widened,
 )
 from .spectrum import grid_frequencies, relative_log_amplitudes
 from .trace import LayerTrace, TokenState
@@ -84,13 +86,18 @@ def chosen_patches(trace: LayerTrace, high: bool, share: float = HIGH_SHARE) -> 
 
 
 def spectrum_of_chosen(high: bool) -> Callable[[LayerTrace], Tensor]:
-    """The spectrum of high- or low-frequency tokens; all other places of the grid hold the mean of the patches."""
+    """The spectrum of high- or low-frequency tokens; all other places of the grid hold the mean of the patches.
+
+    Not-a-number for an image none of whose patches has a token of its own.
+    """
 
     def evaluate(trace: LayerTrace) -> Tensor:
-        state = trace.entering
-        mean = state.on_grid.mean(dim=1, keepdim=True)
-        alone = mean + chosen_patches(trace, high)[:, :, None] * (state.on_grid - mean)
-        return relative_log_amplitudes(alone, state.grid, grid_frequencies(state.grid))
+        state, chosen = trace.entering, chosen_patches(trace, high)
+        tokens = widened(state.on_grid)
+        mean = tokens.mean(dim=1, keepdim=True)
+        alone = mean + chosen[:, :, None] * (tokens - mean)
+        values = relative_log_amplitudes(alone, state.grid, grid_frequencies(state.grid))
+        return values.where(chosen.any(dim=1, keepdim=True), torch.nan)
 
     return evaluate
 
@@ -112,7 +119,7 @@ def selection_overlap(trace: LayerTrace) -> Tensor | None:
     if trace.attention is None or not state.num_prefix:
         return None
     cls = trace.attention[:, :, 0].mean(dim=1).gather(1, state.source.clamp(min=0))
-    cls = cls.masked_fill(~state.own, float("nan"))
+    cls = cls.masked_fill(~state.own, torch.nan)
     return overlap(highest(trace.patch_scores, KEPT_SHARE), highest(cls, KEPT_SHARE))
 
 
@@ -156,7 +163,7 @@ STATE_MEASURES: dict[str, StateMeasure] = {
 
 LAYER_MEASURES: dict[str, LayerMeasure] = {
     "collapse_ratio": LayerMeasure(
-        "ratio of high-frequency norms, leaving over entering",
+        "collapse ratio",
         lambda trace: collapse_ratio(trace.entering.tokens, trace.leaving.tokens),
     ),
     "energy_kept": LayerMeasure("high-frequency energy that a reduction keeps", energy_kept),

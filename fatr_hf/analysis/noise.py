@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,12 +10,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .analyze import Moments, Row, to_row
-from .images import batches
+from .images import Batch, batches
+from .measures import widened
 from .model_measures import HIGH_SHARE, chosen_patches
 from .outputs import judge, model_output
 from .trace import LayerTrace, trace
 
 SCALES = (0.5, 1.0, 2.0)
+
+Key = tuple[str, int, float]
+"""A question and the kind of token, a layer and a scale."""
 
 
 def noise_sensitivity(
@@ -31,7 +36,7 @@ def noise_sensitivity(
     Args:
         model: a vision transformer with eager attention, in evaluation mode.
         data: see ``images.batches``.
-        layers: one at a time; by default all.
+        layers: disturbed one at a time; by default all.
         scales: standard deviation of the noise, in units of the root mean square of ``H_f X`` of the image there.
         share: of the patches, in (0, 1), that are called high or low.
         batch_size: images at a time.
@@ -39,36 +44,55 @@ def noise_sensitivity(
 
     Returns:
         A row for each of ``cosine``, ``divergence``, ``agreement`` (to the outputs without noise) and ``accuracy``
-        where it is defined, with ``_high`` or ``_low`` behind, by layer and scale (``point``).
+        where it is defined, with ``_high`` or ``_low`` behind, by layer and scale (``point``). Images that enter a
+        layer without a patch in a token of its own are left out there.
 
     Raises:
         ValueError: a layer that there is not, a share or scale out of range, or a model without attention maps.
     """
-    blocks = transformer_layers(model)
-    layers = range(len(blocks)) if layers is None else layers
-    for layer in layers:
-        if not 0 <= layer < len(blocks):
-            raise ValueError(f"layers={list(layers)} must lie between 0 and {len(blocks) - 1}; {layer} does not.")
+    depth = len(transformer_layers(model))
+    layers = range(depth) if layers is None else layers
+    for number in layers:
+        if not 0 <= number < depth:
+            raise ValueError(f"layers={list(layers)} must lie between 0 and {depth - 1}; {number} does not.")
     if not 0 < share < 1:
         raise ValueError(f"share={share} must lie between 0 and 1.")
     if any(scale < 0 for scale in scales):
         raise ValueError(f"scales={list(scales)} must be at least 0.")
     generator = torch.Generator().manual_seed(seed)
-    moments: dict[tuple[str, int, float], Moments] = {}
+    moments: dict[Key, Moments] = {}
     for batch in batches(data, batch_size):
-        pixel_values = batch.pixel_values.to(model.device, model.dtype)
-        clean, traces = model_output(model, pixel_values), list(trace(model, pixel_values))
-        for layer in layers:
-            noise = torch.randn(traces[layer].entering.patch_tokens.shape, generator=generator)
-            for kind in ("high", "low"):
-                for scale in scales:
-                    disturbance = place_noise(traces[layer], noise, kind == "high", scale, share)
-                    with added_to_input(blocks[layer], disturbance):
-                        output = model_output(model, pixel_values)
-                    for name, values in judge(model, batch, output, clean).items():
-                        key, new = (f"{name}_{kind}", layer, float(scale)), Moments.of(values)
-                        moments[key] = moments[key].merge(new) if key in moments else new
-    return tuple(to_row(name, layer, scale, each) for (name, layer, scale), each in moments.items())
+        clean = model_output(model, batch.pixel_values)
+        for each in trace(model, batch.pixel_values):
+            if each.layer in layers:
+                noise = torch.randn(each.entering.patch_tokens.shape, generator=generator)
+                for key, values in noisy_answers(model, batch, clean, each, noise, scales, share):
+                    new = Moments.of(values)
+                    moments[key] = moments[key].merge(new) if key in moments else new
+    return tuple(to_row(name, layer, scale, each) for (name, layer, scale), each in moments.items() if each.number)
+
+
+def noisy_answers(
+    model: PreTrainedModel,
+    batch: Batch,
+    clean: Tensor,
+    trace: LayerTrace,
+    noise: Tensor,
+    scales: Sequence[float],
+    share: float,
+) -> Iterator[tuple[Key, Tensor]]:
+    """How the answers to a batch change with noise before one layer: (batch,) for each kind, scale and question.
+
+    Args:
+        clean: the answers without noise.
+        noise: of unit variance, (batch, patch tokens, hidden).
+    """
+    block, has_tokens = transformer_layers(model)[trace.layer], trace.entering.own.any(dim=1)
+    for kind, scale in product(("high", "low"), scales):
+        with added_to_input(block, place_noise(trace, noise, kind == "high", scale, share)):
+            output = model_output(model, batch.pixel_values)
+        for name, values in judge(model, batch, output, clean).items():
+            yield (f"{name}_{kind}", trace.layer, float(scale)), values.where(has_tokens, torch.nan)
 
 
 def place_noise(trace: LayerTrace, noise: Tensor, high: bool, scale: float, share: float) -> Tensor:
@@ -78,15 +102,14 @@ def place_noise(trace: LayerTrace, noise: Tensor, high: bool, scale: float, shar
         noise: of unit variance, (batch, patch tokens, hidden).
     """
     state, chosen = trace.entering, chosen_patches(trace, high, share)
-    centred = state.tokens - state.tokens.mean(dim=1, keepdim=True)
-    deviation = centred.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    tokens = widened(state.tokens)
+    deviation = (tokens - tokens.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2), keepdim=True).sqrt()
     # A patch that has a token of its own is the only one to point at that token.
-    is_chosen = torch.zeros(state.tokens.shape[:2], dtype=deviation.dtype, device=deviation.device)
-    is_chosen.scatter_add_(1, state.source.clamp(min=0), chosen.to(deviation.dtype))
-    first, last = state.num_prefix, state.tokens.shape[1] - state.num_dc
-    disturbance = torch.zeros_like(state.tokens)
-    disturbance[:, first:last] = noise.to(disturbance)
-    return disturbance * is_chosen[:, :, None] * deviation * scale
+    is_chosen = torch.zeros(tokens.shape[:2], dtype=tokens.dtype, device=tokens.device)
+    is_chosen.scatter_add_(1, state.source.clamp(min=0), chosen.to(tokens.dtype))
+    disturbance = torch.zeros_like(tokens)
+    disturbance[:, state.num_prefix : tokens.shape[1] - state.num_dc] = noise.to(tokens)
+    return (disturbance * is_chosen[:, :, None] * deviation * scale).to(state.tokens.dtype)
 
 
 def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:

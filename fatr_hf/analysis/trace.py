@@ -16,6 +16,7 @@ from ..baselines.backbone import BaselinePreTrainedModel
 from ..modeling.fused_projections import is_fused
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 from ..modeling.token_reduction import TokenLayout, take_tokens, token_sources
+from .measures import widened
 
 
 class TokenState(NamedTuple):
@@ -44,8 +45,10 @@ class TokenState(NamedTuple):
         """(batch, patches, hidden): the token of each patch; a dropped patch takes the mean of the others."""
         dense = take_tokens(self.tokens, self.source.clamp(min=0))
         dropped = self.source[:, :, None] < 0
-        kept = dense.masked_fill(dropped, 0)
-        return torch.where(dropped, kept.sum(dim=1, keepdim=True) / (~dropped).sum(dim=1, keepdim=True), dense)
+        # In half precision the sum could overflow.
+        total = widened(dense.masked_fill(dropped, 0)).sum(dim=1, keepdim=True)
+        mean = total / (~dropped).sum(dim=1, keepdim=True)
+        return torch.where(dropped, mean.to(dense.dtype), dense)
 
 
 class LayerTrace(NamedTuple):
@@ -83,6 +86,7 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
     Args:
         model: a vision transformer of transformers, in evaluation mode: encoder or classifier, reduced or not.
         pixel_values: (batch, channels, height, width) of the model's image size; any other is the model's to refuse.
+            Brought to the model's device and dtype.
 
     Raises:
         ValueError: a model that is in training, fused, or not a vision transformer over a grid of patches.
@@ -91,6 +95,7 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
         raise ValueError("A model in training mode cannot be analysed: call model.eval() first.")
     if is_fused(model):
         raise ValueError("A fused model cannot be analysed: use the model that it was made from.")
+    pixel_values = pixel_values.to(model.device, model.dtype)
     if isinstance(model, FATRViTPreTrainedModel):
         return trace_fatr(model, pixel_values)
     if isinstance(model, BaselinePreTrainedModel):
@@ -135,7 +140,9 @@ def trace_rival(model: BaselinePreTrainedModel, pixel_values: Tensor) -> Iterato
     counts, grids = model.config.tokens_per_layer(image_size), model.config.token_grids(image_size)
     grid = patch_grid(model.config, image_size)
     tokens, sizes = encoder.embeddings(pixel_values), None
-    members = torch.eye(tokens.shape[1], dtype=tokens.dtype, device=tokens.device)[:, 1:].expand(len(tokens), -1, -1)
+    # In float32 or better, so that a small share in a token does not vanish.
+    members = widened(torch.eye(tokens.shape[1], dtype=tokens.dtype, device=tokens.device))
+    members = members[:, 1:].expand(len(tokens), -1, -1)
     state = rival_state(tokens, members, grid)
     for number, (layer, tokens_out) in enumerate(zip(encoder.layers, counts, strict=True)):
         reduces = tokens_out < state.tokens.shape[1]
@@ -169,7 +176,9 @@ def trace_unreduced(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[La
     eager = model.config._attn_implementation == "eager"
     outputs: Any = model(pixel_values, output_hidden_states=True, output_attentions=eager)
     hidden_states: Any = getattr(outputs, "hidden_states", None)
-    num_prefix = require_token_grid(model, hidden_states, grid)
+    if getattr(outputs, "ids_restore", None) is not None:
+        raise ValueError(f"{type(model).__name__} shuffles its patches: load the checkpoint as a ViTModel.")
+    num_prefix = require_token_grid(model, hidden_states, len(pixel_values), grid)
     attentions = getattr(outputs, "attentions", None) or [None] * (len(hidden_states) - 1)
     patches = torch.arange(grid[0] * grid[1], device=pixel_values.device).expand(len(pixel_values), -1)
     everywhere = torch.ones_like(patches, dtype=torch.bool)
@@ -205,8 +214,8 @@ def patch_grid(config: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     return rows // height, columns // width
 
 
-def require_token_grid(model: PreTrainedModel, states: Any, grid: tuple[int, int]) -> int:
-    """How many prefix tokens stand before the patches in every layer.
+def require_token_grid(model: PreTrainedModel, states: Any, images: int, grid: tuple[int, int]) -> int:
+    """How many prefix tokens stand before the patches of each image in every layer.
 
     Raises:
         ValueError: no hidden states, or hidden states that are no sequences of the grid's patches.
@@ -214,11 +223,11 @@ def require_token_grid(model: PreTrainedModel, states: Any, grid: tuple[int, int
     name = type(model).__name__
     if not states:
         raise ValueError(f"{name} returns no hidden_states: an encoder that takes output_hidden_states is needed.")
-    shapes = {tuple(state.shape[1:]) for state in states}
-    patches = grid[0] * grid[1]
-    if len(shapes) > 1 or states[0].dim() != 3 or states[0].shape[1] < patches:
+    shapes, patches = {tuple(state.shape) for state in states}, grid[0] * grid[1]
+    first = states[0].shape
+    if len(shapes) > 1 or len(first) != 3 or first[0] != images or first[1] < patches:
         raise ValueError(
-            f"The hidden states of {name} have the shapes {sorted(shapes)} beside the batch: needed is one token for "
-            f"each of the {grid[0]} x {grid[1]} patches in every layer, behind prefix tokens such as CLS."
+            f"The hidden states of {name} have the shapes {sorted(shapes)} for {images} images: needed is one token "
+            f"for each of the {grid[0]} x {grid[1]} patches in every layer, behind prefix tokens such as CLS."
         )
-    return int(states[0].shape[1]) - patches
+    return int(first[1]) - patches

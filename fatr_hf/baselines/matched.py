@@ -60,9 +60,8 @@ def build_rival(model: FATRViTPreTrainedModel, name: str) -> PreTrainedModel:
         else:
             rival = encoder_class(config, add_pooling_layer=model.base_model.pooler is not None)
     weights = {key: value for key, value in model.state_dict().items() if not key.endswith(OWN_PARAMETERS)}
-    rival.load_state_dict(weights)
-    rival.to(model.dtype).eval()
-    return rival
+    rival.to(model.dtype).load_state_dict(weights)
+    return rival.eval()
 
 
 def stock_fields(config: FATRViTConfig) -> dict[str, Any]:

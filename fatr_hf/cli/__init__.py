@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import bench, card, convert
+from . import analyze, bench, card, compare, convert
 
-__all__ = ["app", "bench", "card", "convert"]
+__all__ = ["analyze", "app", "bench", "card", "compare", "convert"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -28,6 +28,8 @@ def main(
     """Frequency-aware token reduction for Hugging Face vision transformers."""
 
 
+app.command("analyze", help=analyze.HELP)(analyze.run)
 app.command("bench", help=bench.HELP)(bench.run)
 app.command("card", help=card.HELP)(card.run)
+app.command("compare", help=compare.HELP)(compare.run)
 app.command("convert", help=convert.HELP)(convert.run)

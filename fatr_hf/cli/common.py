@@ -23,8 +23,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..analysis.images import Batch, batches, load_images, to_batch
 from ..benchmark.compare import OutOfMemory
+from ..benchmark.machine import choose_device
 from ..hub.checkpoints import find_image_processor, is_classifier, read_config
+from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
+from ..modeling.configuration_fatr_vit import PRESETS
+from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 
 Value = TypeVar("Value")
 
@@ -39,6 +44,13 @@ KeepRatio = Annotated[str | None, option("One, or one for each reduction layer. 
 ReductionLayers = Annotated[str | None, option("Counted from 0. [quarter, half, three quarters]")]
 DCWindows = Annotated[str | None, option("One, or one for each reduction layer. [2, then 1]")]
 TokenMultiple = Annotated[int | None, option("Reduced sequences are multiples of it. [1]", least=1)]
+Images = Annotated[
+    str, typer.Argument(metavar="IMAGES", help="A picture, a folder of them, or 'photographs'.", show_default=False)
+]
+Preset = Annotated[str | None, option(f"A reduction by name: {', '.join(PRESETS)}.")]
+BatchSize = Annotated[int, option("Images at a time. [32]", least=1)]
+Limit = Annotated[int | None, option("Take no more images than so many. [all]", least=1)]
+Device = Annotated[str | None, option("Such as cuda:1 or cpu. [cuda, where there is one]")]
 Revision = Annotated[str | None, option("Branch, tag or commit on the Hub. [main]")]
 
 
@@ -122,6 +134,14 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[], None
         yield lambda: bar.advance(task)
 
 
+def watched(words: str, data: Batch, batch_size: int) -> Iterator[Batch]:
+    """Data in batches, with a bar that moves as they are taken; ``words`` say what is going on."""
+    with progress(words, -(-len(data.pixel_values) // batch_size)) as advance:
+        for batch in batches(data, batch_size):
+            yield batch
+            advance()
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Leaves out transformers' report of a loaded checkpoint: what is wrong with it is refused in words.
@@ -141,7 +161,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def load_model(
-    name: str, *, revision: str | None = None, eager: bool = False
+    name: str, *, revision: str | None = None, eager: bool = False, device: str | None = "cpu"
 ) -> tuple[PreTrainedModel, BaseImageProcessor | None]:
     """A saved vision model, in evaluation mode, and its image processor.
 
@@ -152,14 +172,16 @@ def load_model(
         name: folder or Hub name.
         revision: branch, tag or commit of a Hub name; the main branch by default.
         eager: compute attention so that ``output_attentions`` gives its maps.
+        device: where the model goes; None for CUDA, where there is one.
 
     Returns:
         The model, and its image processor or None where there is none.
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: no vision model, one that transformers has no code for, or one that lacks weights.
+        ValueError: no vision model, one that transformers has no code for, one that lacks weights, or no such device.
     """
+    place = choose_device(device)
     fields = read_config(name, revision)
     if fields["model_type"] not in CONFIG_MAPPING:
         raise ValueError(
@@ -184,4 +206,58 @@ def load_model(
     lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if lacking:
         raise ValueError(f"The checkpoint {name!r} lacks {len(lacking)} of the model's weights, such as {lacking[0]}.")
-    return model, find_image_processor(name, revision)
+    return model.to(place), find_image_processor(name, revision)
+
+
+def load_reduced(
+    name: str, *, revision: str | None = None, eager: bool = False, device: str | None = "cpu", **reduction: Any
+) -> tuple[FATRViTPreTrainedModel, BaseImageProcessor | None]:
+    """A saved model as FATR, in evaluation mode, and its image processor.
+
+    A FATR model keeps its reduction, but for the fields that are given; any other ViT gets the default one, or what is
+    given, without training.
+
+    Args:
+        name, revision, eager, device: as for ``load_model``.
+        reduction: fields of the reduction (see ``FATRViTConfig``), or ``preset``.
+
+    Raises:
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: a checkpoint of another architecture, one that lacks weights, no such device, or fields that its
+            parameters or its configuration do not allow.
+    """
+    place = choose_device(device)
+    fields = read_config(name, revision)
+    model_class = FATRViTForImageClassification if is_classifier(fields) else FATRViTModel
+    is_reduced = fields["model_type"] == FATRViTConfig.model_type
+    if is_reduced and "preset" in reduction:
+        raise ValueError(f"{name!r} is reduced already: a preset is for a checkpoint that is not.")
+    with quiet_loading():
+        model: Any = model_class.from_pretrained(
+            name,
+            revision=revision,
+            attn_implementation="eager" if eager else None,
+            **({} if is_reduced else reduction),
+        )
+    if is_reduced and reduction:
+        model.set_reduction(**reduction)
+    return model.eval().to(place), find_image_processor(name, revision)
+
+
+def load_batch(
+    model: PreTrainedModel, processor: BaseImageProcessor | None, images: str, limit: int | None = None
+) -> Batch:
+    """The images that a command was given, as a model takes them.
+
+    Args:
+        images: a file, a folder or ``photographs`` (see ``load_images``).
+        limit: take no more than so many.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: no images, or a checkpoint without an image processor.
+    """
+    if processor is None:
+        raise ValueError("The checkpoint has no image processor (preprocessor_config.json), which images need.")
+    classes: Any = model.config.label2id
+    return to_batch(load_images(images, limit), processor, classes)

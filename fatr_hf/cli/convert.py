@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from ..hub.convert import Conversion, convert_checkpoint
-from ..modeling.configuration_fatr_vit import PRESETS
 from ..modeling.frequency_attention import SELECTIONS
 from ..modeling.model_card import token_table
 from .common import (
     DCWindows,
     KeepRatio,
     ModelName,
+    Preset,
     ReductionLayers,
     Revision,
     TokenMultiple,
@@ -40,7 +40,7 @@ card, which loads wherever transformers is: from_pretrained(OUTPUT, trust_remote
 def run(
     model: ModelName,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder.", show_default=False)],
-    preset: Annotated[str | None, option(f"A reduction by name: {', '.join(PRESETS)}.")] = None,
+    preset: Preset = None,
     reduction_layers: ReductionLayers = None,
     keep_ratio: KeepRatio = None,
     dc_windows: DCWindows = None,

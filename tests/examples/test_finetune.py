@@ -174,7 +174,7 @@ def test_paper_recipe_on_any_budget(finished_run, tmp_path):
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 
-@pytest.mark.parametrize("preset", ["deit", "digits", "fashion_mnist", "light"])
+@pytest.mark.parametrize("preset", ["deit", "digits", "fashion_mnist", "light", "photographs"])
 def test_presets_parse_and_give_way_to_the_command_line(monkeypatch, preset):
     arguments = importlib.import_module("finetune_arguments")
     assert preset in arguments.RECIPES

@@ -1,0 +1,85 @@
+"""`fatr-hf compare`: FATR beside the unreduced model and its rivals on the same images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..analysis.compare import compare, comparison_table
+from ..analysis.curves import comparison_figure
+from ..analysis.figure_files import require_figure_file, save_figure
+from ..baselines.matched import CLASSES, matched_rivals
+from .common import (
+    BatchSize,
+    DCWindows,
+    Device,
+    Images,
+    KeepRatio,
+    Limit,
+    ModelName,
+    Preset,
+    ReductionLayers,
+    Revision,
+    TokenMultiple,
+    load_batch,
+    load_model,
+    load_reduced,
+    option,
+    reduction_fields,
+    refusals,
+    require_folders,
+    separated,
+    watched,
+    write_json,
+)
+
+HELP = """
+Compares FATR with the unreduced model and with rivals of its cost, all with the same weights, on the same images.
+
+MODEL is a folder or a Hub name: a FATR model, or any ViT, which is then reduced without training. IMAGES is a picture,
+a folder of them (a sub-folder for each class gives labels), or the word photographs. The first row is what the others
+are compared with.
+
+\b
+  fatr-hf compare outputs/digits/model photographs
+  fatr-hf compare google/vit-base-patch16-224 path/to/images --limit 256 --plot collapse.png --json comparison.json
+  fatr-hf compare outputs/base path/to/images --preset local --rivals unreduced,tome
+  fatr-hf compare outputs/base path/to/images --beside outputs/other-model
+"""
+
+
+def run(
+    model: ModelName,
+    images: Images,
+    rivals: Annotated[str, option(f"Of {', '.join(CLASSES)}. [all]")] = ",".join(CLASSES),
+    beside: Annotated[str | None, option("Further models, as they are: folders or Hub names.")] = None,
+    preset: Preset = None,
+    reduction_layers: ReductionLayers = None,
+    keep_ratio: KeepRatio = None,
+    dc_windows: DCWindows = None,
+    token_multiple: TokenMultiple = None,
+    batch_size: BatchSize = 32,
+    limit: Limit = None,
+    device: Device = None,
+    revision: Revision = None,
+    plot: Annotated[Path | None, option("File for a figure of the tokens' state by layer.")] = None,
+    json: Annotated[Path | None, option("File for everything that was measured.")] = None,
+) -> None:
+    """Reads the options, compares and prints."""
+    with refusals():
+        require_folders(json)
+        if plot is not None:
+            require_figure_file(plot)
+        others = {"token_multiple": token_multiple, "preset": preset}
+        fields = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        reduced, processor = load_reduced(model, revision=revision, eager=True, device=device, **fields)
+        models = matched_rivals(reduced, separated("rivals", rivals, str))
+        models = {name: each for name, each in models.items() if name == "unreduced"} | {"FATR": reduced} | models
+        for name in separated("models", beside, str):
+            models[name], _ = load_model(name, eager=True, device=device)
+        data = load_batch(reduced, processor, images, limit)
+        comparison = compare(models, watched("Comparing", data, batch_size))
+        if plot is not None:
+            save_figure(comparison_figure(comparison), plot)
+        write_json(json, {"model": model, **comparison.to_dict()})
+    typer.echo(comparison_table(comparison), nl=False)
