@@ -26,6 +26,19 @@ def test_the_methods_example_runs():
     assert names["unreduced"].logits.shape == (2, 2)
 
 
+def test_the_analysis_example_runs():
+    names = run_example("analysis.md")
+    assert len(names["ranks"]) == 13
+    assert [each.name for each in names["comparison"].contenders] == [
+        "unreduced",
+        "FATR",
+        "random",
+        "evit",
+        "tome",
+        "pooling",
+    ]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -1,1 +1,47 @@
 """What happens inside vision transformers, reduced or not: measures, comparisons, pictures, schedules, theory."""
+
+from .analyze import Analysis, Row, analysis_table, analyze
+from .compare import Comparison, compare, comparison_table
+from .curves import (
+    analysis_figures,
+    attention_figure,
+    collapse_figure,
+    comparison_figure,
+    noise_figure,
+    spectrum_figure,
+    token_kinds_figure,
+)
+from .figure_files import save_figure
+from .images import Batch, NamedImage, batches, load_images, photographs, to_batch
+from .model_measures import MEASURES
+from .noise import noise_sensitivity
+from .trace import LayerTrace, TokenState, trace
+
+__all__ = [
+    "MEASURES",
+    "Analysis",
+    "Batch",
+    "Comparison",
+    "LayerTrace",
+    "NamedImage",
+    "Row",
+    "TokenState",
+    "analysis_figures",
+    "analysis_table",
+    "analyze",
+    "attention_figure",
+    "batches",
+    "collapse_figure",
+    "compare",
+    "comparison_figure",
+    "comparison_table",
+    "load_images",
+    "noise_figure",
+    "noise_sensitivity",
+    "photographs",
+    "save_figure",
+    "spectrum_figure",
+    "to_batch",
+    "token_kinds_figure",
+    "trace",
+]

@@ -23,13 +23,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..analysis.images import Batch, batches, load_images, to_batch
+from ..analysis.images import Batch, NamedImage, batches, load_images, to_batch
 from ..benchmark.compare import OutOfMemory
 from ..benchmark.machine import choose_device
 from ..hub.checkpoints import find_image_processor, is_classifier, read_config
 from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
 from ..modeling.configuration_fatr_vit import PRESETS
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..training.data import load_image_data
+from ..training.idx import is_idx_folder
 
 Value = TypeVar("Value")
 
@@ -45,7 +47,12 @@ ReductionLayers = Annotated[str | None, option("Counted from 0. [quarter, half, 
 DCWindows = Annotated[str | None, option("One, or one for each reduction layer. [2, then 1]")]
 TokenMultiple = Annotated[int | None, option("Reduced sequences are multiples of it. [1]", least=1)]
 Images = Annotated[
-    str, typer.Argument(metavar="IMAGES", help="A picture, a folder of them, or 'photographs'.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="IMAGES",
+        help="A picture, a folder of them, of idx files, 'photographs' or 'digits'.",
+        show_default=False,
+    ),
 ]
 Preset = Annotated[str | None, option(f"A reduction by name: {', '.join(PRESETS)}.")]
 BatchSize = Annotated[int, option("Images at a time. [32]", least=1)]
@@ -250,8 +257,7 @@ def load_batch(
     """The images that a command was given, as a model takes them.
 
     Args:
-        images: a file, a folder or ``photographs`` (see ``load_images``).
-        limit: take no more than so many.
+        images, limit: as for ``read_images``.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -260,4 +266,26 @@ def load_batch(
     if processor is None:
         raise ValueError("The checkpoint has no image processor (preprocessor_config.json), which images need.")
     classes: Any = model.config.label2id
-    return to_batch(load_images(images, limit), processor, classes)
+    return to_batch(read_images(images, limit), processor, classes)
+
+
+def read_images(source: str, limit: int | None = None) -> list[NamedImage]:
+    """Pictures of ``load_images``, or the test images of scikit-learn's digits or of a folder of idx files.
+
+    Args:
+        source: a picture, a folder, ``photographs`` or ``digits``.
+        limit: take no more than so many, evenly spread over all of them.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_images`` and ``load_image_data``.
+    """
+    if source != "digits" and not is_idx_folder(Path(source)):
+        return load_images(source, limit)
+    data = load_image_data(source)
+    test, names = data.test, data.label_names
+    number = len(test) if limit is None else min(limit, len(test))
+    chosen = [place * len(test) // number for place in range(number)]
+    return [
+        NamedImage(f"{place:05d}", example["image"].convert("RGB"), names[example["labels"]])
+        for place, example in zip(chosen, test.select(chosen), strict=True)
+    ]
