@@ -1,6 +1,7 @@
 """What happens inside vision transformers, reduced or not: measures, comparisons, pictures, schedules, theory."""
 
 from .analyze import Analysis, Row, analysis_table, analyze
+from .animation import save_animation
 from .compare import Comparison, compare, comparison_table
 from .curves import (
     analysis_figures,
@@ -12,9 +13,11 @@ from .curves import (
     token_kinds_figure,
 )
 from .figure_files import save_figure
+from .image_trace import trace_image, trace_rivals
 from .images import Batch, NamedImage, batches, load_images, photographs, to_batch
 from .model_measures import MEASURES
 from .noise import noise_sensitivity
+from .pictures import plot_grid, plot_kept, plot_scores
 from .trace import LayerTrace, TokenState, trace
 
 __all__ = [
@@ -39,9 +42,15 @@ __all__ = [
     "noise_figure",
     "noise_sensitivity",
     "photographs",
+    "plot_grid",
+    "plot_kept",
+    "plot_scores",
+    "save_animation",
     "save_figure",
     "spectrum_figure",
     "to_batch",
     "token_kinds_figure",
     "trace",
+    "trace_image",
+    "trace_rivals",
 ]

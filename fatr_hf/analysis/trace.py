@@ -149,7 +149,7 @@ def trace_rival(model: BaselinePreTrainedModel, pixel_values: Tensor) -> Iterato
         attended, attention, evidence = layer.attend(state.tokens, sizes, reduces)
         reduction = None
         if reduces:
-            members = (layer.reduce(members, evidence, sizes, tokens_out, grids)[0] > 0).to(members.dtype)
+            members, _ = layer.reduce(members, evidence, sizes, tokens_out, grids)
             reduced, sizes = layer.reduce(attended, evidence, sizes, tokens_out, grids)
             reduction = (attended, reduced)
         leaving = rival_state(layer.mix(reduction[1] if reduction else attended), members, grid)
@@ -161,11 +161,11 @@ def rival_state(tokens: Tensor, members: Tensor, grid: tuple[int, int]) -> Token
     """The state of a rival, behind one prefix token.
 
     Args:
-        members: (batch, tokens, patches), 1 where a token is made of a patch, else 0. A patch of several tokens counts
-            as the first one's.
+        members: (batch, tokens, patches), the weight of each patch in each token. A patch of several tokens counts as
+            that one's in which it weighs most.
     """
     present, source = members.max(dim=1)
-    alone = members * (members.sum(dim=2, keepdim=True) == 1)
+    alone = members * ((members > 0).sum(dim=2, keepdim=True) == 1)
     return TokenState(tokens, grid, 1, 0, source.masked_fill(present == 0, -1), alone.amax(dim=1) > 0)
 
 

@@ -263,10 +263,15 @@ def load_batch(
         FileNotFoundError: no such file or folder.
         ValueError: no images, or a checkpoint without an image processor.
     """
+    classes: Any = model.config.label2id
+    return to_batch(read_images(images, limit), require_processor(processor), classes)
+
+
+def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:
+    """The image processor, or a ValueError where a checkpoint has none."""
     if processor is None:
         raise ValueError("The checkpoint has no image processor (preprocessor_config.json), which images need.")
-    classes: Any = model.config.label2id
-    return to_batch(read_images(images, limit), processor, classes)
+    return processor
 
 
 def read_images(source: str, limit: int | None = None) -> list[NamedImage]:

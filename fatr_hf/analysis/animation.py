@@ -1,0 +1,91 @@
+"""Animations of where a model keeps its tokens: what is left of pictures fades from one layer to the next."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .figure_files import require_figure_file, whole_file
+from .image_trace import ImageTrace, PatchMap, reduced_pixels
+from .pictures import KEPT_CAPTION, choose_layers, draw_input, draw_kept, draw_patches, flowing_panels, kept_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = (".gif", ".mp4")
+
+FRAMES_PER_SECOND = 5
+FADE_FRAMES = 3
+"""Frames in which a layer takes effect; the last of them is what it leaves."""
+HOLD_FRAMES = 5
+"""Frames for which that, and the input, stay; the last one stays twice as long."""
+
+
+def require_animation_file(path: str | Path) -> None:
+    """Checks, before anything is computed, that an animation can be written.
+
+    Raises:
+        ValueError: another format, a folder that does not exist, or an MP4 without ffmpeg.
+        ImportError: matplotlib is not installed.
+    """
+    require_figure_file(path, FORMATS)
+    from matplotlib.animation import FFMpegWriter
+
+    if Path(path).suffix == ".mp4" and not FFMpegWriter.isAvailable():
+        raise ValueError(f"{path} cannot be written: the program ffmpeg is not installed. A .gif needs none.")
+
+
+def save_animation(
+    images: Sequence[ImageTrace], path: str | Path, layers: Sequence[int] | None = None, dpi: float = 150
+) -> None:
+    """Writes an animation through the layers, the images side by side; it starts again at its end.
+
+    Args:
+        images: what ``trace_image`` gave of each, or ``trace_rivals``.
+        path: a GIF, or where ffmpeg is installed an MP4; replaced when it is complete.
+        layers: counted from 0, of all images; by default those that reduce in the first.
+        dpi: pixels an inch; a panel's longer side is about 2.3 inches.
+
+    Raises:
+        ValueError, ImportError: as for ``require_animation_file`` and ``pictures.plot_grid``.
+    """
+    require_animation_file(path)
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+
+    numbers = choose_layers(images, layers)
+    figure, panels = flowing_panels(images[0], len(images), KEPT_CAPTION)
+    for axes, image in zip(panels, images, strict=True):
+        draw_input(axes, image)
+    # Laid out once, so that nothing moves but the patches.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    writer: Any = (PillowWriter if Path(path).suffix == ".gif" else FFMpegWriter)(FRAMES_PER_SECOND)
+    with whole_file(path) as unfinished, writer.saving(figure, str(unfinished), dpi):
+        hold(writer)
+        for step, layer in enumerate(numbers):
+            for frame in range(1, FADE_FRAMES + 1):
+                for axes, image in zip(panels, images, strict=True):
+                    before = image.layers[numbers[step - 1]] if step else None
+                    draw_fading(axes, image, before, image.layers[layer], frame / FADE_FRAMES)
+                writer.grab_frame()
+            hold(writer)
+        hold(writer)
+
+
+def hold(writer: Any) -> None:
+    """Shows the figure as it is for a while."""
+    for _ in range(HOLD_FRAMES):
+        writer.grab_frame()
+
+
+def draw_fading(axes: "Axes", image: ImageTrace, before: PatchMap | None, after: PatchMap, share: float) -> None:
+    """Draws the way between two layers, or from the picture itself; at its end share is 1."""
+    for artist in (*axes.images, *axes.collections):
+        artist.remove()
+    if share == 1:
+        draw_kept(axes, image, after)
+        return
+    start = image.pixels if before is None else reduced_pixels(image.pixels, before)
+    content = torch.lerp(start, reduced_pixels(image.pixels, after), share)
+    draw_patches(axes, image, content, kept_title(image, after))

@@ -1,0 +1,186 @@
+"""`fatr-hf visualize`: pictures of where a model keeps its tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..analysis.animation import FORMATS as ANIMATION_FORMATS
+from ..analysis.animation import require_animation_file, save_animation
+from ..analysis.figure_files import FORMATS, require_figure_file, save_figure
+from ..analysis.image_trace import ImageTrace, trace_image, trace_rivals
+from ..analysis.images import NamedImage
+from ..analysis.pictures import choose_layers, plot_grid, plot_kept, plot_scores
+from ..hub.checkpoints import read_config
+from ..modeling.configuration_fatr_vit import CONVERTIBLE_MODEL_TYPES, FATRViTConfig
+from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from .common import (
+    DCWindows,
+    Device,
+    Images,
+    KeepRatio,
+    ModelName,
+    Preset,
+    ReductionLayers,
+    Revision,
+    TokenMultiple,
+    load_model,
+    load_reduced,
+    option,
+    progress,
+    read_images,
+    reduction_fields,
+    refusals,
+    require_folders,
+    require_processor,
+    separated,
+    write_json,
+)
+
+KINDS = {
+    "kept": "what is left of one image after each layer",
+    "scores": "the attention that its patches receive",
+    "grid": "what is left of several images",
+    "rivals": "what is left of one image in FATR and its rivals",
+}
+GRID_IMAGES = 8
+
+HELP = """
+Draws where a model keeps its tokens, layer by layer: patches with a token of their own in detail, the others flat.
+
+MODEL is a folder or a Hub name: a FATR model or a rival, or any ViT, which is then reduced without training. Of other
+vision transformers the scores can be drawn, in the layers named. IMAGES is a picture, a folder of them, or the word
+photographs; but for a grid the first one is taken. The end of FILE's name says what is written: .png, .svg, .pdf, or an
+animation as .gif or .mp4.
+
+\b
+  fatr-hf visualize google/vit-base-patch16-224 photographs --output kept.png
+  fatr-hf visualize outputs/model cat.jpg --kind rivals --output rivals.pdf
+  fatr-hf visualize outputs/model path/to/images --kind grid --limit 12 --output grid.png
+  fatr-hf visualize outputs/model cat.jpg --kind scores --layers 0,3,6,9 --output scores.svg
+  fatr-hf visualize outputs/base cat.jpg --keep-ratio 0.5 --output kept.gif
+"""
+
+
+def run(
+    model: ModelName,
+    images: Images,
+    output: Annotated[Path, option(f"FILE to write ({', '.join((*FORMATS, *ANIMATION_FORMATS))}).")],
+    kind: Annotated[str, option(f"{', '.join(f'{name}: {words}' for name, words in KINDS.items())}. [kept]")] = "kept",
+    limit: Annotated[int | None, option(f"Images of a grid at most. [{GRID_IMAGES}]", least=1)] = None,
+    layers: Annotated[str | None, option("To show, counted from 0. [those that reduce]")] = None,
+    preset: Preset = None,
+    reduction_layers: ReductionLayers = None,
+    keep_ratio: KeepRatio = None,
+    dc_windows: DCWindows = None,
+    token_multiple: TokenMultiple = None,
+    device: Device = None,
+    revision: Revision = None,
+    dpi: Annotated[int, option("Pixels an inch; a panel is 2.3 inches. [150]", least=1)] = 150,
+    json: Annotated[Path | None, option("File for which patches are kept.")] = None,
+) -> None:
+    """Reads the options, runs the model and draws."""
+    with refusals():
+        require_drawable(output, kind, limit)
+        require_folders(json)
+        numbers = separated("layers", layers, int) or None
+        others = {"token_multiple": token_multiple, "preset": preset}
+        reduction = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        pictures = read_images(images, (limit or GRID_IMAGES) if kind == "grid" else 1)
+        loaded, processor = load_transformer(model, revision, device, reduction)
+        traces = run_model(loaded, processor, pictures, kind)
+        shown = choose_layers(traces, numbers)
+        draw(traces, shown, kind, output, dpi)
+        write_json(json, {"model": model, "kind": kind, "images": [values(trace, shown) for trace in traces]})
+    for trace in traces:
+        counts = ", ".join(str(trace.layers[layer].tokens_out) for layer in shown)
+        typer.echo(f"{trace.name}: {counts} of {trace.tokens} tokens after layers {', '.join(map(str, shown))}")
+    typer.echo(f"Wrote {output}.")
+
+
+def require_drawable(output: Path, kind: str, limit: int | None) -> None:
+    """Checks, before a model is loaded, that a kind of picture can be written.
+
+    Raises:
+        ValueError: an unknown kind or format, a folder that does not exist, an animation of scores, or a limit for a
+            single image.
+        ImportError: matplotlib is not installed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"Unknown kind {kind!r}: choose from {', '.join(KINDS)}.")
+    if limit is not None and kind != "grid":
+        raise ValueError("--limit is for --kind grid: the other kinds show one image.")
+    if output.suffix not in ANIMATION_FORMATS:
+        require_figure_file(output, (*FORMATS, *ANIMATION_FORMATS))
+    elif kind == "scores":
+        raise ValueError(f"Scores are drawn as one of {', '.join(FORMATS)}, which {output.name!r} is not.")
+    else:
+        require_animation_file(output)
+
+
+def load_transformer(
+    name: str, revision: str | None, device: str | None, reduction: dict[str, Any]
+) -> tuple[PreTrainedModel, BaseImageProcessor | None]:
+    """A FATR model, a ViT as one, or any other model as it is, with attention maps; and its image processor.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_model`` and ``load_reduced``; a reduction for another model.
+    """
+    model_type = read_config(name, revision)["model_type"]
+    if model_type in (FATRViTConfig.model_type, *CONVERTIBLE_MODEL_TYPES):
+        return load_reduced(name, revision=revision, eager=True, device=device, **reduction)
+    if reduction:
+        raise ValueError(f"{name!r} is of model type {model_type!r}: only a ViT can be given a reduction.")
+    return load_model(name, revision=revision, eager=True, device=device)
+
+
+def run_model(
+    model: PreTrainedModel, processor: BaseImageProcessor | None, pictures: Sequence[NamedImage], kind: str
+) -> list[ImageTrace]:
+    """What is drawn: the images in the model, or the one image in the model and its rivals.
+
+    Raises:
+        ValueError: a checkpoint without an image processor, rivals of a model that is none of FATR, or a model that
+            cannot be traced.
+    """
+    processor = require_processor(processor)
+    if kind == "rivals":
+        if not isinstance(model, FATRViTPreTrainedModel):
+            raise ValueError(f"Rivals are those of a ViT, not of model type {model.config.model_type!r}.")
+        return trace_rivals(model, pictures[0], processor)
+    traces = []
+    with progress("Running the model", len(pictures)) as advance:
+        for picture in pictures:
+            traces.append(trace_image(model, picture, processor))
+            advance()
+    return traces
+
+
+def draw(traces: Sequence[ImageTrace], layers: Sequence[int], kind: str, output: Path, dpi: int) -> None:
+    """Writes a picture or an animation."""
+    if output.suffix in ANIMATION_FORMATS:
+        save_animation(traces, output, layers, dpi)
+    elif kind == "kept":
+        save_figure(plot_kept(traces[0], layers), output, dpi)
+    elif kind == "scores":
+        save_figure(plot_scores(traces[0], layers), output, dpi)
+    else:
+        save_figure(plot_grid(traces, layers), output, dpi)
+
+
+def values(trace: ImageTrace, layers: Sequence[int]) -> dict[str, Any]:
+    """A row of the picture as JSON holds it; ``kept`` are the patches with a token of their own, row by row from 0."""
+    return {
+        "name": trace.name,
+        "tokens": trace.tokens,
+        "layers": [
+            {
+                "layer": layer,
+                "tokens": trace.layers[layer].tokens_out,
+                "kept": trace.layers[layer].own.flatten().nonzero().flatten().tolist(),
+            }
+            for layer in layers
+        ],
+    }
