@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "modeling": {"modeling"},
     "baselines": {"modeling", "baselines"},
     "analysis": {"modeling", "baselines", "analysis"},
-    "benchmark": {"modeling", "baselines", "benchmark"},
+    "benchmark": {"modeling", "baselines", "analysis", "benchmark"},
     "training": {"modeling", "baselines", "analysis", "training"},
     "hub": {"modeling", "baselines", "hub"},
     "cli": {"modeling", "baselines", "analysis", "benchmark", "training", "hub", "cli", "version"},

@@ -1,41 +1,23 @@
-"""Throughput over batch size as a picture, a panel for each setting; needs the extra ``benchmark``."""
+"""Throughput over batch size as a picture, a panel for each setting; needs matplotlib."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..analysis.curves import COLOURS, MARKERS
+from ..analysis.figure_files import require_figure_file, save_figure
 from .contestants import KINDS
 from .results import Comparison
 from .settings import Setting
-
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#999999", "#0072B2", "#D55E00", "#CC79A7")
-"""Okabe and Ito's, which people with any colour vision tell apart; grey for their yellow, too pale for lines."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def require_plot(path: Path) -> None:
-    """Checks, before anything is measured, that a plot can be written.
-
-    Raises:
-        ValueError: a format that is not known.
-        ImportError: matplotlib is not installed.
-    """
-    if path.suffix not in FORMATS:
-        raise ValueError(f"A plot is written as one of {', '.join(FORMATS)}, which {path.name!r} is not.")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'fatr-hf[benchmark]'.") from error
 
 
 def plot_throughput(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draws images per second over the batch size, a line for each contestant.
 
     Raises:
-        ValueError, ImportError: see ``require_plot``.
+        ValueError, ImportError: see ``require_figure_file``.
     """
-    require_plot(path)
+    require_figure_file(path)
     from matplotlib.figure import Figure
 
     panels: dict[Setting, list[Comparison]] = {}
@@ -59,4 +41,4 @@ def plot_throughput(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from ..analysis.figure_files import FORMATS, require_figure_file
 from ..benchmark.compare import OutOfMemory, compare, default_protocol
 from ..benchmark.contestants import KINDS, require_known
 from ..benchmark.machine import choose_device, describe_machine
-from ..benchmark.plot import FORMATS, plot_throughput, require_plot
+from ..benchmark.plot import plot_throughput
 from ..benchmark.report import closing_text, comparison_table, report_text
 from ..benchmark.results import Report
 from ..benchmark.settings import (
@@ -189,7 +190,7 @@ def require_outputs(json: Path | None, markdown: Path | None, plot: Path | None)
         ImportError: a plot without matplotlib.
     """
     if plot is not None:
-        require_plot(plot)
+        require_figure_file(plot)
     require_folders(json, markdown, plot)
 
 

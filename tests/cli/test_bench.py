@@ -107,7 +107,7 @@ def test_what_fails_leaves_the_rest(monkeypatch):
         ([*TINY, "--keep-ratio", "3"], "Error: keep_ratio=3.0 must lie in (0, 1]"),
         ([*TINY, "--execution", "cudagraphs"], "CUDA graphs need a CUDA device"),
         (["--device", "abacus"], "There is no device 'abacus' here"),
-        (["--plot", "throughput.gif"], "A plot is written as one of"),
+        (["--plot", "throughput.gif"], "must end in one of .png, .svg, .pdf"),
         (["--json", "no/such/folder/results.json"], "there is no folder"),
         (["--suite", "abacus"], "Unknown suite 'abacus'"),
         (["--suite", "targets", "--size", "B"], "leave their options out"),
