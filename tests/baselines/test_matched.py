@@ -1,0 +1,161 @@
+"""Rivals made of a FATR model: its weights, its cost, another reduction."""
+
+import pytest
+import torch
+from transformers import ViTForImageClassification, ViTModel
+
+from fatr_hf import FATRViTForImageClassification, FATRViTModel
+from fatr_hf.baselines import matched
+from fatr_hf.baselines.macs import count_macs
+from fatr_hf.baselines.matched import CLASSES, matched_merges, matched_rivals, stock_fields, tome_macs
+from fatr_hf.modeling.budget import schedule_macs
+
+# Enough tokens that a single one more or less is a small part of the cost.
+FIELDS = {"image_size": 56, "patch_size": 4}
+SCHEDULES = {
+    "default": {},
+    "half": {"keep_ratio": 0.5},
+    "one-layer": {"reduction_layers": [1], "keep_ratio": 0.3, "dc_windows": 2},
+    "ratio-one-between": {"keep_ratio": [0.8, 1.0, 0.5]},
+    "token-multiple": {"token_multiple": 8},
+    "without-dc-tokens": {"dc_windows": 0},
+}
+schedules = pytest.mark.parametrize("fields", SCHEDULES.values(), ids=SCHEDULES)
+REDUCING = [name for name in CLASSES if name != "unreduced"]
+WITHOUT_TOME = [name for name in CLASSES if name != "tome"]
+"""Rivals that need no search for their number of tokens."""
+
+
+@pytest.fixture
+def fatr(make_fatr):
+    return make_fatr()
+
+
+def test_every_rival_has_the_models_weights(fatr):
+    fatr.train()
+    weights = fatr.state_dict()
+    rivals = matched_rivals(fatr)
+    assert list(rivals) == list(CLASSES)
+    for name, rival in rivals.items():
+        assert type(rival) is CLASSES[name][2]
+        assert not rival.training
+        assert rival.state_dict().keys() == {
+            key for key in weights if not key.endswith(("omega1", "omega2", "dc_position_embeddings"))
+        }
+        for key, weight in rival.state_dict().items():
+            assert torch.equal(weight, weights[key])
+            assert weight.data_ptr() != weights[key].data_ptr()
+    assert fatr.training
+
+
+def test_unreduced_is_transformers_own_and_what_fatr_is_without_its_reduction(fatr, pixel_values):
+    unreduced = matched_rivals(fatr, ["unreduced"])["unreduced"]
+    assert type(unreduced) is ViTForImageClassification
+    assert unreduced.config.model_type == "vit"
+    with fatr.reduction(False):
+        expected = fatr(pixel_values).logits
+    torch.testing.assert_close(unreduced(pixel_values).logits, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(unreduced(pixel_values).logits, fatr(pixel_values).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", REDUCING)
+def test_rivals_answer_otherwise(make_fatr, pixel_values, name):
+    fatr = make_fatr(initializer_range=0.3, reweight_attention=False, dc_position_embeddings=False)
+    logits = matched_rivals(fatr, [name])[name](pixel_values).logits
+    assert not torch.allclose(logits, fatr(pixel_values).logits, atol=1e-3)
+
+
+@schedules
+def test_costs_are_within_a_few_percent(make_fatr, fields):
+    fatr = make_fatr(**FIELDS, **fields)
+    costs = {name: count_macs(rival) for name, rival in matched_rivals(fatr, WITHOUT_TOME).items()}
+    own = count_macs(fatr)
+    assert own < 0.9 * costs["unreduced"]
+    assert costs["random"] == own
+    assert costs["evit"] == pytest.approx(own, rel=0.04)
+    # Not every number of tokens is a grid's.
+    assert costs["pooling"] == pytest.approx(own, rel=0.08)
+
+
+def test_tomes_merges_are_the_closest(make_fatr):
+    config = make_fatr(num_hidden_layers=2, reduction_layers=[0], dc_windows=1, keep_ratio=0.6).config
+    stock, target = stock_fields(config), schedule_macs(config)
+    merges = matched_merges(stock, target)
+    # The channels that carry the size of tokens are how it is computed here, and left out.
+    distances = {each: abs(tome_macs(stock, each) - target) for each in range(merges - 2, merges + 3)}
+    assert min(distances, key=distances.get) == merges
+    assert distances[merges] < 0.03 * target
+
+
+@pytest.mark.parametrize(("macs", "merges"), [(0, 8), (10**15, 0)], ids=["nothing", "everything"])
+def test_tome_merges_at_most_half(make_fatr, macs, merges):
+    config = make_fatr(num_hidden_layers=1, patch_size=8, reduction_layers=[], dc_windows=[]).config
+    assert matched_merges(stock_fields(config), macs) == merges
+
+
+@pytest.mark.parametrize("pooler", [True, False], ids=["pooler", "no-pooler"])
+def test_encoders(fatr, pixel_values, pooler):
+    encoder = FATRViTModel(fatr.config, add_pooling_layer=pooler).eval()
+    rivals = matched_rivals(encoder)
+    for name, rival in rivals.items():
+        assert type(rival) is CLASSES[name][1]
+        assert (rival.pooler is not None) == pooler
+        assert torch.equal(rival.layers[2].mlp.fc1.weight, encoder.layers[2].mlp.fc1.weight)
+    assert type(rivals["unreduced"]) is ViTModel
+    with encoder.reduction(False):
+        expected = encoder(pixel_values).last_hidden_state
+    torch.testing.assert_close(rivals["unreduced"](pixel_values).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_reduction_is_the_models(make_fatr):
+    fatr = make_fatr(reduction_layers=[0, 2], keep_ratio=[0.8, 0.5], dc_windows=[2, 2], token_multiple=4)
+    rivals = matched_rivals(fatr, WITHOUT_TOME)
+    for name in ("random", "evit", "pooling"):
+        assert rivals[name].config.reduction_layers == [0, 2]
+        assert rivals[name].config.keep_ratio == [0.8, 0.5]
+    random = rivals["random"].config
+    assert random.selection == "random"
+    assert random.token_schedule() == fatr.config.token_schedule()
+    fatr.set_reduction(keep_ratio=0.25)
+    assert matched_rivals(fatr, ["evit"])["evit"].config.keep_ratio == 0.25
+
+
+def test_a_model_that_reduces_nothing_has_rivals_that_reduce_nothing(make_fatr, pixel_values):
+    fatr = make_fatr(keep_ratio=1.0)
+    for rival in matched_rivals(fatr, WITHOUT_TOME).values():
+        torch.testing.assert_close(rival(pixel_values).logits, fatr(pixel_values).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_dtype_attention_and_classes_are_the_models(make_fatr, dtype, attention):
+    labels = {0: "cat", 1: "dog"}
+    fatr = make_fatr(id2label=labels, num_labels=2, image_size=(24, 40), num_channels=1).to(dtype)
+    with torch.no_grad():
+        # Float64 that float32 cannot hold.
+        fatr.classifier.weight.add_(torch.rand(2, 32, dtype=torch.float64).to(dtype))
+    fatr.set_attn_implementation(attention)
+    for rival in matched_rivals(fatr, WITHOUT_TOME).values():
+        assert rival.dtype == dtype
+        assert rival.config._attn_implementation == attention
+        assert rival.config.id2label == labels
+        assert torch.equal(rival.classifier.weight, fatr.classifier.weight)
+        assert rival(torch.randn(1, 1, 24, 40, dtype=dtype)).logits.shape == (1, 2)
+
+
+def test_rivals_save_and_load(fatr, pixel_values, tmp_path):
+    for name, rival in matched_rivals(fatr).items():
+        rival.save_pretrained(tmp_path / name)
+        again = type(rival).from_pretrained(tmp_path / name)
+        assert torch.equal(again(pixel_values).logits, rival(pixel_values).logits)
+
+
+def test_unknown_names_are_refused(fatr):
+    with pytest.raises(ValueError, match="Unknown rival 'avit': choose from unreduced, random, evit, tome, pooling"):
+        matched_rivals(fatr, ["evit", "avit"])
+
+
+def test_only_what_is_named_is_built(fatr, monkeypatch):
+    monkeypatch.setattr(matched, "matched_merges", None)
+    assert list(matched_rivals(fatr, ["pooling", "unreduced"])) == ["pooling", "unreduced"]
+    assert isinstance(matched_rivals(fatr, ["random"])["random"], FATRViTForImageClassification)
