@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -46,10 +46,11 @@ def photographs(names: Sequence[str] = PHOTOGRAPHS) -> list[NamedImage]:
     return [NamedImage(name, PIL.Image.fromarray(getattr(skimage.data, name)()).convert("RGB")) for name in names]
 
 
-def load_images(source: str | Path, limit: int | None = None) -> list[NamedImage]:
+def load_images(source: str | Path, limit: int | None = None) -> Sequence[NamedImage]:
     """Pictures by the word ``photographs``, by a file's path, or all below a folder, ordered by their paths.
 
-    A picture in a sub-folder has that folder's name as its label.
+    A picture in a sub-folder has that folder's name as its label. Those of files are all opened once, so that a broken
+    one is named before anything is computed, and again each time that they are asked for.
 
     Args:
         source: ``"photographs"``, a file or a folder.
@@ -73,7 +74,35 @@ def load_images(source: str | Path, limit: int | None = None) -> list[NamedImage
             raise ValueError(f"{source!s} holds no pictures ({', '.join(SUFFIXES)}), nor do the folders in it.")
     if limit is not None and limit < len(files):
         files = [files[place * len(files) // limit] for place in range(limit)]
-    return [read_picture(file, None if file.parent == path or file == path else file.parent.name) for file in files]
+    pictures = PictureFiles([(file, None if path in (file, file.parent) else file.parent.name) for file in files])
+    for _ in pictures:
+        pass
+    return pictures
+
+
+class PictureFiles(Sequence[NamedImage]):
+    """Pictures that are opened when they are asked for, so that many of them need no memory.
+
+    Args:
+        files: their paths and labels.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, str | None]]):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, place: int) -> NamedImage: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[NamedImage]: ...
+
+    def __getitem__(self, place: int | slice) -> NamedImage | list[NamedImage]:
+        if isinstance(place, slice):
+            return [read_picture(*file) for file in self.files[place]]
+        return read_picture(*self.files[place])
 
 
 def read_picture(file: Path, label: str | None = None) -> NamedImage:
@@ -113,6 +142,34 @@ def to_batch(images: Sequence[NamedImage], processor: Any, label2id: Mapping[str
     known = [None if image.label is None or label2id is None else label2id.get(image.label) for image in images]
     labels = None if None in known else torch.tensor(known)
     return Batch(pixel_values, labels)
+
+
+class PictureBatches:
+    """Pictures in batches, as often as they are gone through; ``to_batch`` of ``batch_size`` pictures at a time.
+
+    Args:
+        images, processor, label2id: as for ``to_batch``.
+        batch_size: pictures at a time.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[NamedImage],
+        processor: Any,
+        label2id: Mapping[str, int] | None = None,
+        batch_size: int = 32,
+    ):
+        self.images = images
+        self.processor = processor
+        self.label2id = label2id
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self.images), self.batch_size):
+            yield to_batch(self.images[first : first + self.batch_size], self.processor, self.label2id)
 
 
 def batches(data: Any, batch_size: int = 32) -> Iterator[Batch]:

@@ -17,8 +17,8 @@ from .common import (
     Limit,
     ModelName,
     Revision,
-    load_batch,
     load_model,
+    load_pictures,
     option,
     refusals,
     require_folders,
@@ -64,9 +64,9 @@ def run(
         names = separated("measures", measures, str) or None
         loaded, processor = load_model(model, revision=revision, eager=True, device=device)
         choose_measures(loaded, names)
-        data = load_batch(loaded, processor, images, limit)
-        analysis = analyze(loaded, watched("Measuring", data, batch_size), names)
-        disturbed = noise_sensitivity(loaded, watched("Adding noise", data, batch_size)) if noise else ()
+        data = load_pictures(loaded, processor, images, limit, batch_size)
+        analysis = analyze(loaded, watched("Measuring", data), names)
+        disturbed = noise_sensitivity(loaded, watched("Adding noise", data)) if noise else ()
         drawn = {} if figures is None else analysis_figures(analysis, Path(model).name)
         if figures is not None and disturbed:
             drawn["noise"] = noise_figure(disturbed, "cosine")

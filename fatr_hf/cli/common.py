@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..analysis.images import Batch, NamedImage, batches, load_images, to_batch
+from ..analysis.images import Batch, NamedImage, PictureBatches, load_images
 from ..benchmark.compare import OutOfMemory
 from ..benchmark.machine import choose_device
 from ..hub.checkpoints import find_image_processor, is_classifier, read_config
@@ -141,10 +141,10 @@ def progress(words: str, total: int | None = None) -> Iterator[Callable[[], None
         yield lambda: bar.advance(task)
 
 
-def watched(words: str, data: Batch, batch_size: int) -> Iterator[Batch]:
-    """Data in batches, with a bar that moves as they are taken; ``words`` say what is going on."""
-    with progress(words, -(-len(data.pixel_values) // batch_size)) as advance:
-        for batch in batches(data, batch_size):
+def watched(words: str, data: PictureBatches) -> Iterator[Batch]:
+    """Batches with a bar that moves as they are taken; ``words`` say what is going on."""
+    with progress(words, len(data)) as advance:
+        for batch in data:
             yield batch
             advance()
 
@@ -251,20 +251,25 @@ def load_reduced(
     return model.eval().to(place), find_image_processor(name, revision)
 
 
-def load_batch(
-    model: PreTrainedModel, processor: BaseImageProcessor | None, images: str, limit: int | None = None
-) -> Batch:
-    """The images that a command was given, as a model takes them.
+def load_pictures(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor | None,
+    images: str,
+    limit: int | None = None,
+    batch_size: int = 32,
+) -> PictureBatches:
+    """The images that a command was given, as a model takes them, batch after batch.
 
     Args:
         images, limit: as for ``read_images``.
+        batch_size: images at a time.
 
     Raises:
         FileNotFoundError: no such file or folder.
         ValueError: no images, or a checkpoint without an image processor.
     """
     classes: Any = model.config.label2id
-    return to_batch(read_images(images, limit), require_processor(processor), classes)
+    return PictureBatches(read_images(images, limit), require_processor(processor), classes, batch_size)
 
 
 def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:
@@ -274,7 +279,7 @@ def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcesso
     return processor
 
 
-def read_images(source: str, limit: int | None = None) -> list[NamedImage]:
+def read_images(source: str, limit: int | None = None) -> Sequence[NamedImage]:
     """Pictures of ``load_images``, or the test images of scikit-learn's digits or of a folder of idx files.
 
     Args:

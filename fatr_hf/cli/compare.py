@@ -21,8 +21,8 @@ from .common import (
     ReductionLayers,
     Revision,
     TokenMultiple,
-    load_batch,
     load_model,
+    load_pictures,
     load_reduced,
     option,
     reduction_fields,
@@ -77,8 +77,8 @@ def run(
         models = {name: each for name, each in models.items() if name == "unreduced"} | {"FATR": reduced} | models
         for name in separated("models", beside, str):
             models[name], _ = load_model(name, eager=True, device=device)
-        data = load_batch(reduced, processor, images, limit)
-        comparison = compare(models, watched("Comparing", data, batch_size))
+        data = load_pictures(reduced, processor, images, limit, batch_size)
+        comparison = compare(models, watched("Comparing", data))
         if plot is not None:
             save_figure(comparison_figure(comparison), plot)
         write_json(json, {"model": model, **comparison.to_dict()})

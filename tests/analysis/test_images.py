@@ -5,7 +5,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import ViTImageProcessor
 
-from fatr_hf.analysis.images import PHOTOGRAPHS, Batch, NamedImage, batches, load_images, photographs, to_batch
+from fatr_hf.analysis.images import (
+    PHOTOGRAPHS,
+    Batch,
+    NamedImage,
+    PictureBatches,
+    batches,
+    load_images,
+    photographs,
+    to_batch,
+)
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 PIXELS = torch.randn(7, 3, 8, 8)
@@ -82,6 +91,16 @@ def test_broken_files_are_named(tmp_path, suffix):
         load_images(path)
 
 
+def test_pictures_are_opened_when_they_are_asked_for(folder):
+    images = load_images(folder)
+    assert images[1:3] == [images[1], images[2]]
+    for path in folder.rglob("a.webp"):
+        path.unlink()
+    assert images[-1].name == "c"
+    with pytest.raises(ValueError, match=r"a\.webp cannot be read as a picture"):
+        images[0]
+
+
 def test_missing_and_empty_sources_are_refused(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: give a picture, a folder of them, or 'phot"):
         load_images(tmp_path / "nowhere")
@@ -116,6 +135,17 @@ def test_pixel_values_are_the_processors():
     expected = torch.tensor([[1.0, -1, 0], [-1, 3, 0]])[:, :, None, None].expand(-1, -1, 8, 8)
     torch.testing.assert_close(batch.pixel_values, expected)
     assert batch.labels is None
+
+
+def test_batches_of_pictures_as_often_as_they_are_gone_through():
+    processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    images = named("red", "green", "blue", labels=["cats", "dogs", "cats"])
+    data = PictureBatches(images, processor, {"dogs": 0, "cats": 1}, batch_size=2)
+    assert len(data) == 2
+    for _ in range(2):
+        first, last = data
+        assert torch.equal(torch.cat([first.pixel_values, last.pixel_values]), to_batch(images, processor).pixel_values)
+        assert (first.labels.tolist(), last.labels.tolist()) == ([1, 0], [1])
 
 
 def test_processors_of_a_single_channel_get_grey_pictures():

@@ -1,0 +1,297 @@
+"""What a diagnosis means: rules, each with its evidence, its threshold and its advice.
+
+The thresholds are rules of thumb, set by hand with a few small models in view. A rule that compares asks for a
+difference of ``MARGIN`` standard errors, and is silent below ``LEAST_IMAGES`` images.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from .compare import Figure
+from .diagnosis_measures import HIGH_NORM_RATIO, SINK_RATIO
+from .diagnosis_result import LEAST_IMAGES, Diagnosis
+
+MARGIN = 2.0
+"""Standard errors of a mean that are allowed for, about a 95% interval."""
+
+TOLERATED_ACCURACY_LOSS = 0.01
+TOLERATED_CHANGES = 0.05
+"""Share of the images whose class may change, where labels do not tell whether for the better."""
+TOLERATED_COSINE_LOSS = 0.02
+"""How far below 1 the cosine to an encoder's unreduced outputs may be; and that of a reduction in one layer alone."""
+
+LOCAL_GAIN = 0.25
+"""Local windows are advised where they win back so large a share of what the cosine lost."""
+
+SINK_MASS = 0.05
+"""Sinks are reported from this share of a layer's attention on."""
+
+HIGH_NORMS_PER_IMAGE = 0.5
+"""Patches of a high norm are reported from so many on."""
+
+SEVERITIES = ("good", "warning", "unsure", "note")
+
+
+class Finding(NamedTuple):
+    """A conclusion."""
+
+    severity: str
+    """One of ``SEVERITIES``."""
+    title: str
+    evidence: str
+    """What was measured."""
+    threshold: str
+    """The rule, with its number."""
+    advice: str
+
+
+class Loss(NamedTuple):
+    """What a verdict goes by."""
+
+    words: str
+    """What was measured, with its numbers."""
+    mean: float
+    margin: float
+    """How far off the mean may be."""
+    tolerated: float
+    threshold: str
+
+
+def find(diagnosis: Diagnosis) -> tuple[Finding, ...]:
+    """All conclusions that rules draw from a diagnosis, the verdict first."""
+    found = (rule(diagnosis) for rule in RULES)
+    return tuple(finding for finding in found if finding is not None)
+
+
+def verdict(diagnosis: Diagnosis) -> Finding:
+    """Whether the reduction suits the model as it is."""
+    loss = decisive_loss(diagnosis)
+    if loss.mean + loss.margin <= loss.tolerated:
+        advice = "Use it as it is. What it gains in speed on your device, fatr-hf bench measures."
+        return Finding("good", "The reduction suits this model", loss.words, loss.threshold, advice)
+    if loss.mean - loss.margin > loss.tolerated:
+        advice = "Fine-tune the reduced model, or reduce less: a higher keep ratio, or fewer layers."
+        return Finding("warning", "Fine-tune before use", loss.words, loss.threshold, advice)
+    advice = (
+        f"Give more images of the kind that the model is for, at least {LEAST_IMAGES} and better some hundreds: four "
+        "times as many halve the standard error."
+    )
+    return Finding("unsure", "Too few images for a verdict", loss.words, loss.threshold, advice)
+
+
+def decisive_loss(diagnosis: Diagnosis) -> Loss:
+    """The loss of accuracy; without labels the share of changed answers, of encoders what the cosine lost."""
+    answers, images = diagnosis.answers, diagnosis.images
+    if "accuracy_lost" in answers:
+        lost = answers["accuracy_lost"]
+        words = (
+            f"Accuracy is {percent(answers['unreduced_accuracy'])} without the reduction and "
+            f"{percent(answers['accuracy'])} with it: {100 * lost.mean:.1f} points lost{error(lost, 100, images)}."
+        )
+        return counted_loss("Accuracy may fall by", words, lost, TOLERATED_ACCURACY_LOSS, images)
+    if "agreement" in answers:
+        changes = complement(answers["agreement"])
+        words = f"The reduction changes the class of {percent(changes)} of the images{error(changes, 100, images)}."
+        return counted_loss("The share of changed classes may be", words, changes, TOLERATED_CHANGES, images)
+    lost = complement(answers["cosine"])
+    words = f"The cosine to the unreduced outputs is {1 - lost.mean:.4f}{error(lost, 1, images)}."
+    threshold = f"The cosine may fall {TOLERATED_COSINE_LOSS:g} below 1, {MARGIN:g} standard errors included."
+    return Loss(words, lost.mean, margin(lost, images), TOLERATED_COSINE_LOSS, threshold)
+
+
+def counted_loss(rule: str, words: str, lost: Figure, tolerated: float, images: int) -> Loss:
+    """A loss that counts images; its margin is three images at least, since none of ``n`` leaves up to ``3/n``."""
+    threshold = f"{rule} up to {tolerated:g}, {MARGIN:g} standard errors or 3 images (the larger) included."
+    return Loss(words, lost.mean, max(margin(lost, images), 3 / images), tolerated, threshold)
+
+
+def reduce_later(diagnosis: Diagnosis) -> Finding | None:
+    """A reduction that alone costs as much as all together may."""
+    lost = {layer: complement(cosine) for layer, cosine in diagnosis.by_layer("cosine_alone").items()}
+    harmful = [
+        layer for layer, each in lost.items() if each.mean - margin(each, diagnosis.images) > TOLERATED_COSINE_LOSS
+    ]
+    if not harmful:
+        return None
+    moved = diagnosis.by_layer("cosine_moved")
+    # A reduction in the last layer saves next to nothing.
+    later = [
+        layer for layer in range(harmful[-1] + 1, diagnosis.depth - 1) if 1 - moved[layer].mean <= TOLERATED_COSINE_LOSS
+    ]
+    costs = join(f"{lost[layer].mean:.3f} in layer {layer}" for layer in harmful)
+    evidence = f"Alone, a reduction lowers the cosine to the unreduced outputs by {costs}."
+    advice = "Keep more patches: the first reduction costs too much in every layer after these."
+    if later:
+        evidence += f" Put in layer {later[0]}, the first one lowers it by {1 - moved[later[0]].mean:.3f}."
+        advice = f"Reduce from layer {later[0]} on, or keep more patches."
+    threshold = f"A reduction in one layer that clearly lowers the cosine by more than {TOLERATED_COSINE_LOSS:g}."
+    return Finding("warning", "Reduce later", evidence, threshold, advice)
+
+
+def use_local_windows(diagnosis: Diagnosis) -> Finding | None:
+    """Windows near where patches were win back a good part of what was lost."""
+    gain, own = diagnosis.answers.get("gain_local"), diagnosis.answers["cosine_as_it_is"].mean
+    if gain is None or gain.mean <= max(margin(gain, diagnosis.images), LOCAL_GAIN * (1 - own)):
+        return None
+    local, cost = diagnosis.local_reduction or {}, diagnosis.macs["local"] / diagnosis.macs["unreduced"]
+    evidence = (
+        f"At {cost:.2f} of the unreduced cost local windows reach a cosine of {own + gain.mean:.4f} to the unreduced "
+        f"outputs, where the present reduction has {own:.4f}: a gain of {gain.mean:.4f}"
+        f"{error(gain, 1, diagnosis.images)}."
+    )
+    threshold = f"They clearly win back at least {100 * LOCAL_GAIN:g}% of what the cosine lost."
+    advice = (
+        f"Try dc_windows={local['dc_windows'][0]}, dc_size_exponent={local['dc_size_exponent']:g} and "
+        f"keep_ratio={local['keep_ratio'][0]:g}, or for an unreduced checkpoint the preset local."
+    )
+    return Finding("note", "More windows lose less", evidence, threshold, advice)
+
+
+def compare_with_chance(diagnosis: Diagnosis) -> Finding | None:
+    """Whether it matters which patches are kept."""
+    gain = diagnosis.answers.get("gain_random")
+    if gain is None or diagnosis.images < LEAST_IMAGES:
+        return None
+    cosines = {name: diagnosis.answers.get(f"cosine_{name}") for name in ("as_it_is", "random", "low_frequency")}
+    words = {"as_it_is": "the model's own selection", "random": "a random one", "low_frequency": "low frequencies"}
+    each = [f"{words[name]} {cosine.mean:.4f}" for name, cosine in cosines.items() if cosine is not None]
+    evidence = (
+        f"Cosine to the unreduced outputs at the same cost: {join(each)}. A random selection gains {gain.mean:+.4f} "
+        f"over the model's own{error(gain, 1, diagnosis.images)}."
+    )
+    width = margin(gain, diagnosis.images)
+    threshold = f"Better or worse by more than {MARGIN:g} standard errors of the difference."
+    if gain.mean + width < 0:
+        advice = "Keep the selection: which patches stay matters for this model."
+        return Finding("good", "The selection does better than chance", evidence, threshold, advice)
+    advice = (
+        "Do not count on the choice of patches. Compare selections by accuracy after fine-tuning, which levels most of "
+        "them (docs/results.md)."
+    )
+    if gain.mean - width > 0:
+        return Finding("warning", "Chance selects better on these images", evidence, threshold, advice)
+    return Finding("note", "The selection does no better than chance on these images", evidence, threshold, advice)
+
+
+def keeps_less_detail(diagnosis: Diagnosis) -> Finding | None:
+    """Kept patches that carry less high-frequency energy than a random choice would."""
+    over = diagnosis.by_layer("energy_over_chance")
+    layers = [layer for layer, each in over.items() if each.mean + margin(each, diagnosis.images) < 0]
+    if not layers:
+        return None
+    kept, chance = diagnosis.by_layer("energy_of_patches"), diagnosis.by_layer("energy_by_chance")
+    each = (f"{percent(kept[layer])} where chance keeps {percent(chance[layer])}, in layer {layer}" for layer in layers)
+    return Finding(
+        "note",
+        "The kept patches carry less detail than a random choice",
+        f"Of the high-frequency energy they keep {'; '.join(each)}.",
+        f"Below the mean over all choices by more than {MARGIN:g} standard errors.",
+        "The score is drawn attention, which does not bound energy (docs/theory.md, section 4). Go by the answers.",
+    )
+
+
+def report_sinks(diagnosis: Diagnosis) -> Finding | None:
+    """Patches that take a good part of the attention whatever the query."""
+    masses, counts = diagnosis.by_layer("mass_of_sinks"), diagnosis.by_layer("sinks")
+    if not masses:
+        return None
+    worst = max(masses, key=lambda layer: masses[layer].mean)
+    if masses[worst].mean < SINK_MASS and not diagnosis.fixed_sinks:
+        return None
+    evidence = (
+        f"In layer {worst} sinks take {percent(masses[worst])} of all attention, {counts[worst].mean:.2g} patches an "
+        f"image. {still_kept(diagnosis, 'sinks')}"
+    )
+    if diagnosis.fixed_sinks:
+        places = dict.fromkeys(f"row {sink.row} column {sink.column}" for sink in diagnosis.fixed_sinks)
+        evidence += f" In most images: {join(places)}."
+    return Finding(
+        "note",
+        "A few patches draw attention whatever the query",
+        evidence,
+        f"A column mean of at least {SINK_RATIO:g} times the uniform share; reported from {100 * SINK_MASS:g}% of a "
+        "layer's attention on, or at a fixed place.",
+        "A sink that is kept takes the place of a patch with detail; one that is folded sends its attention elsewhere. "
+        "Look where they lie (fatr-hf visualize --kind scores); a model with registers has fewer.",
+    )
+
+
+def report_high_norms(diagnosis: Diagnosis) -> Finding | None:
+    """Patches much longer than the others, which registers are meant to replace."""
+    counts, masses = diagnosis.by_layer("high_norms"), diagnosis.by_layer("mass_of_high_norms")
+    layers = [layer for layer, each in counts.items() if each.mean >= HIGH_NORMS_PER_IMAGE]
+    if not layers:
+        return None
+    most = max(layers, key=lambda layer: counts[layer].mean)
+    return Finding(
+        "note",
+        "Some patches have a norm far above the others",
+        f"Layer {most} has {counts[most].mean:.2g} an image, which draw {percent(masses.get(most))} of its attention; "
+        f"{len(layers)} of {diagnosis.depth} layers have them. {still_kept(diagnosis, 'high_norms')}",
+        f"A norm of at least {HIGH_NORM_RATIO:g} times the median; reported from {HIGH_NORMS_PER_IMAGE:g} an image on.",
+        "They hold what the model noted about the whole image. Keep them where you can: reduce where they are kept, or "
+        "use a model with registers.",
+    )
+
+
+def still_kept(diagnosis: Diagnosis, name: str) -> str:
+    """A sentence on how many of some patches are still tokens of their own after each reduction."""
+    kept = diagnosis.by_layer(f"{name}_kept")
+    return f"Still kept are {join(f'{percent(each)} after layer {layer}' for layer, each in kept.items())}."
+
+
+def report_missing_labels(diagnosis: Diagnosis) -> Finding | None:
+    """A verdict without accuracy is about faithfulness alone."""
+    if "accuracy" in diagnosis.answers:
+        return None
+    return Finding(
+        "note",
+        "Accuracy is not known",
+        "The images have no labels that are classes of the model."
+        if "agreement" in diagnosis.answers
+        else "The model is an encoder: it is judged by its outputs, not by a task.",
+        "Labels for all images.",
+        "Put the images of each class into a folder with its name, or measure the task that the model is for.",
+    )
+
+
+RULES: tuple[Callable[[Diagnosis], Finding | None], ...] = (
+    verdict,
+    reduce_later,
+    compare_with_chance,
+    use_local_windows,
+    keeps_less_detail,
+    report_sinks,
+    report_high_norms,
+    report_missing_labels,
+)
+
+
+def margin(figure: Figure, images: int) -> float:
+    """How far off a mean may be; infinite where there are too few images to say."""
+    if figure.standard_error is None or images < LEAST_IMAGES:
+        return math.inf
+    return MARGIN * figure.standard_error
+
+
+def complement(figure: Figure) -> Figure:
+    """What is missing to 1."""
+    return Figure(1 - figure.mean, figure.standard_error)
+
+
+def percent(figure: Figure | None) -> str:
+    """A share in percent; a dash where there is none."""
+    return "–" if figure is None else f"{100 * figure.mean:.1f}%"
+
+
+def error(figure: Figure, factor: float, images: int) -> str:
+    """The standard error and the number of images, as the end of a phrase."""
+    if figure.standard_error is None:
+        return f" ({images} image, so that there is no standard error)"
+    return f" (standard error {factor * figure.standard_error:.2g}, {images} images)"
+
+
+def join(parts: Iterable[str]) -> str:
+    """A list in words."""
+    return ", ".join(parts)

@@ -1,0 +1,76 @@
+"""`fatr-hf diagnose`: whether a reduction suits a model, on one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..analysis.diagnosis import diagnose
+from ..analysis.diagnosis_findings import find
+from ..analysis.diagnosis_page import html_page, text_page
+from .common import (
+    BatchSize,
+    DCWindows,
+    Device,
+    Images,
+    KeepRatio,
+    Limit,
+    ModelName,
+    Preset,
+    ReductionLayers,
+    Revision,
+    TokenMultiple,
+    load_pictures,
+    load_reduced,
+    option,
+    reduction_fields,
+    refusals,
+    require_folders,
+    watched,
+    write_json,
+)
+
+HELP = """
+Says on one page whether a reduction suits a model: how it answers beside itself without reduction, what each reduction
+keeps, which layers are costly, whether the choice of tokens matters, and what to do about it.
+
+MODEL is a folder or a Hub name: a FATR model, or any ViT, which is then reduced without training. IMAGES is a picture,
+a folder of them (a sub-folder for each class gives labels), or the word photographs; some hundreds are enough. Every
+image takes about three forward passes for each layer of the model.
+
+\b
+  fatr-hf diagnose outputs/model path/to/images --html diagnosis.html
+  fatr-hf diagnose google/vit-base-patch16-224 path/to/images --limit 200 --keep-ratio 0.5 --json diagnosis.json
+  fatr-hf diagnose outputs/base path/to/images --preset local --html local.html
+  fatr-hf diagnose outputs/base photographs --reduction-layers 4,8 --device cpu
+"""
+
+
+def run(
+    model: ModelName,
+    images: Images,
+    preset: Preset = None,
+    reduction_layers: ReductionLayers = None,
+    keep_ratio: KeepRatio = None,
+    dc_windows: DCWindows = None,
+    token_multiple: TokenMultiple = None,
+    batch_size: BatchSize = 32,
+    limit: Limit = None,
+    device: Device = None,
+    revision: Revision = None,
+    html: Annotated[Path | None, option("File for the page with its charts.")] = None,
+    json: Annotated[Path | None, option("File for everything that was measured, and the findings.")] = None,
+) -> None:
+    """Reads the options, diagnoses and prints."""
+    with refusals():
+        require_folders(html, json)
+        others = {"token_multiple": token_multiple, "preset": preset}
+        fields = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        reduced, processor = load_reduced(model, revision=revision, eager=True, device=device, **fields)
+        data = load_pictures(reduced, processor, images, limit, batch_size)
+        diagnosis = diagnose(reduced, watched("Diagnosing", data))
+        if html is not None:
+            html.write_text(html_page(diagnosis, model, images), encoding="utf-8")
+        findings = [finding._asdict() for finding in find(diagnosis)]
+        write_json(json, {"model": model, "images_of": images, "findings": findings, **diagnosis.to_dict()})
+    typer.echo(text_page(diagnosis, model, images), nl=False)
