@@ -21,6 +21,9 @@ def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = 
     """
     config = copy.deepcopy(model.config)
     config._attn_implementation = "eager"
+    if hasattr(config, "proportional_attention"):
+        # ToMe's bias towards large tokens is a sum, whatever computes it here.
+        config.proportional_attention = False
     with torch.device("meta"):
         twin = type(model)(config).eval()
     size = config.image_size if image_size is None else image_size

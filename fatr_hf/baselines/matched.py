@@ -110,7 +110,7 @@ def cached_merges(stock: str, macs: int) -> int:
 
 
 def tome_macs(stock: Mapping[str, Any], merges: int) -> int:
-    """ToMe's multiply-accumulates of an image: its bias towards large tokens is a sum, whatever computes it here."""
-    config = ToMeConfig.from_dict(dict(stock), merges_per_layer=merges, proportional_attention=False)
+    """ToMe's multiply-accumulates of an image, with so many merges in each layer."""
+    config = ToMeConfig.from_dict(dict(stock), merges_per_layer=merges)
     with torch.device("meta"):
         return count_macs(ToMeForImageClassification(config))

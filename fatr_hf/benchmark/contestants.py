@@ -126,8 +126,6 @@ def arithmetic_of(setting: Setting) -> Setting:
 @lru_cache
 def cached_macs(name: str, setting: Setting) -> int:
     """``macs_of_kind`` of a setting that ``arithmetic_of`` gives."""
-    if name == "tome":
-        return matched.tome_macs(setting.size.fields, matched_merges(setting))
     with torch.device("meta"):
         return count_macs(KINDS[name].build(setting))
 

@@ -186,7 +186,8 @@ class WithoutEnd(Dataset):
         return 7
 
     def __getitem__(self, place):
-        return {"pixel_values": PIXELS[place % 7], "labels": int(LABELS[place % 7])}
+        assert place < 7, "read past the end"
+        return {"pixel_values": PIXELS[place], "labels": int(LABELS[place])}
 
 
 def as_dataset():
