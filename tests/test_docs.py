@@ -39,6 +39,10 @@ def test_the_analysis_example_runs():
     ]
 
 
+def test_the_diagnosis_example_runs():
+    assert run_example("diagnosis.md")["diagnosis"].images == 4
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.diagnosis import diagnose
-from ..analysis.diagnosis_findings import find
-from ..analysis.diagnosis_page import html_page, text_page
+from ..analysis.diagnosis import diagnose, find, html_page, text_page
 from .common import (
     BatchSize,
     DCWindows,

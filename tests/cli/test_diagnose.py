@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from fatr_hf.analysis.diagnosis_result import Diagnosis
+from fatr_hf.analysis.diagnosis.result import Diagnosis
 
 
 @pytest.fixture

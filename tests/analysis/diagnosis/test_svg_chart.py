@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fatr_hf.analysis.compare import Figure
-from fatr_hf.analysis.svg_chart import (
+from fatr_hf.analysis.diagnosis.svg_chart import (
     BOTTOM,
     HEIGHT,
     LEFT,

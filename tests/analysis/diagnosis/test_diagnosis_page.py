@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 from diagnosis_cases import CLASSIFIER, ENCODER, make_diagnosis, make_rows
 
-from fatr_hf.analysis.diagnosis_findings import SEVERITIES, find
-from fatr_hf.analysis.diagnosis_page import SEVERITY, html_page, text_page
-from fatr_hf.analysis.diagnosis_result import FixedSink
-from fatr_hf.analysis.diagnosis_sections import list_sections
+from fatr_hf.analysis.diagnosis.findings import SEVERITIES, find
+from fatr_hf.analysis.diagnosis.page import SEVERITY, html_page, text_page
+from fatr_hf.analysis.diagnosis.result import FixedSink
+from fatr_hf.analysis.diagnosis.sections import list_sections
 
 VOID = {"meta", "wbr"}
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from fatr_hf import FATRViTConfig, FATRViTModel
-from fatr_hf.analysis.diagnosis import diagnose, find_fixed_sinks
-from fatr_hf.analysis.diagnosis_result import Diagnosis, FixedSink
+from fatr_hf.analysis.diagnosis.diagnose import diagnose, find_fixed_sinks
+from fatr_hf.analysis.diagnosis.result import Diagnosis, FixedSink
 from fatr_hf.analysis.images import Batch
 from fatr_hf.analysis.outputs import model_output
 

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from fatr_hf.analysis.diagnosis_measures import (
+from fatr_hf.analysis.diagnosis.measures import (
     attention_sinks,
     attractor_measures,
     attractors,

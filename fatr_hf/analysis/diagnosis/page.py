@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from .compare import Figure
-from .diagnosis_findings import MARGIN, Finding, find
-from .diagnosis_result import LEAST_IMAGES, Diagnosis
-from .diagnosis_sections import Section, Table, chart_table, list_sections
+from ..compare import Figure
+from .findings import MARGIN, Finding, find
+from .result import LEAST_IMAGES, Diagnosis
+from .sections import Section, Table, chart_table, list_sections
 from .svg_chart import Chart, draw_chart, draw_key
 
 CAVEAT = (

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from fatr_hf import FATRViTConfig
-from fatr_hf.analysis.diagnosis_trials import list_trials, local_schedule, make_twin, run_trials
+from fatr_hf.analysis.diagnosis.trials import list_trials, local_schedule, make_twin, run_trials
 from fatr_hf.analysis.outputs import model_output
 from fatr_hf.analysis.schedule import Schedule
 

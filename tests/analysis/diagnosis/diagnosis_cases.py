@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fatr_hf.analysis.analyze import Analysis, Row
 from fatr_hf.analysis.compare import Figure
-from fatr_hf.analysis.diagnosis_result import Diagnosis
+from fatr_hf.analysis.diagnosis.result import Diagnosis
 
 LAYERS = range(4)
 REDUCING = (0, 2)

@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from .compare import Figure
-from .diagnosis_measures import HIGH_NORM_RATIO, SINK_RATIO
-from .diagnosis_result import LEAST_IMAGES, Diagnosis
+from ..compare import Figure
+from .measures import HIGH_NORM_RATIO, SINK_RATIO
+from .result import LEAST_IMAGES, Diagnosis
 
 MARGIN = 2.0
 """Standard errors of a mean that are allowed for, about a 95% interval."""

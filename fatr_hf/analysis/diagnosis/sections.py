@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .analyze import label_of
-from .compare import Figure
-from .diagnosis import STATE_MEASURES
-from .diagnosis_measures import HIGH_NORM_RATIO, SINK_RATIO
-from .diagnosis_result import Diagnosis
+from ..analyze import label_of
+from ..compare import Figure
+from .diagnose import STATE_MEASURES
+from .measures import HIGH_NORM_RATIO, SINK_RATIO
+from .result import Diagnosis
 from .svg_chart import Chart, Series
 
 NAMES = {"as_it_is": "as it is", "random": "random selection", "low_frequency": "low frequencies kept"}

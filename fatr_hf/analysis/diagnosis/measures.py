@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .measures import high_frequency_energy, widened
-from .model_measures import mass_kept
-from .theory import expected_random_energy
-from .trace import LayerTrace
+from ..measures import high_frequency_energy, widened
+from ..model_measures import mass_kept
+from ..theory import expected_random_energy
+from ..trace import LayerTrace
 
 SINK_RATIO = 10.0
 """A patch is a sink in a layer where its column mean is at least so many times that of uniform attention."""

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..baselines.matched import build_rival
-from ..modeling.configuration_fatr_vit import FATRViTConfig, preset_fields
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
-from .outputs import model_output
-from .schedule import Schedule
+from ...baselines.matched import build_rival
+from ...modeling.configuration_fatr_vit import FATRViTConfig, preset_fields
+from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..outputs import model_output
+from ..schedule import Schedule
 
 SELECTIONS = ("random", "low_frequency")
 """What a model's own selection is held against; random is one fixed draw of places."""

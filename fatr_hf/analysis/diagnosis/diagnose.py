@@ -1,7 +1,7 @@
 """Whether a reduction suits a model: everything that tells, measured in one pass over images.
 
-``diagnosis_findings.find`` draws conclusions from it, ``diagnosis_page`` writes them down. Images stream through in
-batches; what is kept of them are means and counts, so that memory does not grow with their number.
+``findings.find`` draws conclusions from it, ``page`` writes them down. Images stream through in batches; what is kept
+of them are means and counts, so that memory does not grow with their number.
 """
 
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling.configuration_fatr_vit import REDUCTION_FIELDS
-from ..modeling.fused_projections import is_fused
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
-from .analyze import Moments, RunningAnalysis, to_row
-from .compare import to_figure
-from .diagnosis_measures import attractor_measures, attractors, reduction_measures
-from .diagnosis_result import LEAST_IMAGES, Diagnosis, FixedSink
-from .diagnosis_trials import Key, list_trials, local_schedule, make_twin, run_trials
-from .images import Batch, batches
-from .outputs import judge, model_output
-from .schedule import Schedule
-from .trace import trace
+from ...modeling.configuration_fatr_vit import REDUCTION_FIELDS
+from ...modeling.fused_projections import is_fused
+from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..analyze import Moments, RunningAnalysis, to_row
+from ..compare import to_figure
+from ..images import Batch, batches
+from ..outputs import judge, model_output
+from ..schedule import Schedule
+from ..trace import trace
+from .measures import attractor_measures, attractors, reduction_measures
+from .result import LEAST_IMAGES, Diagnosis, FixedSink
+from .trials import Key, list_trials, local_schedule, make_twin, run_trials
 
 STATE_MEASURES = ("effective_rank", "high_frequency_share", "pairwise_cosine")
 """What tells whether tokens grow alike, of ``model_measures.MEASURES``."""
@@ -42,8 +42,8 @@ def diagnose(model: FATRViTPreTrainedModel, data: Any, batch_size: int = 32) -> 
 
     Returns:
         ``answers``: those of ``outputs.judge`` for the model beside itself with the reduction off; where there are
-        labels also ``unreduced_accuracy``, and ``accuracy_lost``, their difference; and of ``diagnosis_trials`` those
-        of whole schedules. ``rows``: those of ``diagnosis_measures.attractor_measures`` for every layer without
+        labels also ``unreduced_accuracy``, and ``accuracy_lost``, their difference; and of ``trials`` those
+        of whole schedules. ``rows``: those of ``measures.attractor_measures`` for every layer without
         reduction, of ``reduction_measures`` for every reduction, and of trials in one layer.
 
     Raises:

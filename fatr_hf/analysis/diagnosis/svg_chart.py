@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import NamedTuple
 
-from .compare import Figure
+from ..compare import Figure
 
 WIDTH, HEIGHT = 300, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 36

@@ -4,8 +4,8 @@ import pytest
 from diagnosis_cases import CLASSIFIER, ENCODER, LABELLED, make_diagnosis, make_rows
 
 from fatr_hf.analysis.compare import Figure
-from fatr_hf.analysis.diagnosis_findings import RULES, SEVERITIES, find
-from fatr_hf.analysis.diagnosis_result import FixedSink
+from fatr_hf.analysis.diagnosis.findings import RULES, SEVERITIES, find
+from fatr_hf.analysis.diagnosis.result import FixedSink
 
 SUITS, TUNE, TOO_FEW = "The reduction suits this model", "Fine-tune before use", "Too few images for a verdict"
 LATER, WINDOWS = "Reduce later", "More windows lose less"

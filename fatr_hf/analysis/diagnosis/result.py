@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
-from .analyze import Analysis, Row
-from .compare import Figure
+from ..analyze import Analysis, Row
+from ..compare import Figure
 
 LEAST_IMAGES = 30
 """Fewer images give no verdict, and do not tell what is the same in most images."""
@@ -34,7 +34,7 @@ class Diagnosis:
     reduction: dict[str, Any]
     """The configuration's fields of the reduction."""
     local_reduction: dict[str, Any] | None
-    """Those of the schedule with local windows, where it was tried (see ``diagnosis_trials.local_schedule``)."""
+    """Those of the schedule with local windows, where it was tried (see ``trials.local_schedule``)."""
     macs: dict[str, int]
     """Multiply-accumulates of one image: ``unreduced``, ``reduced`` and, where it was tried, ``local``."""
     answers: dict[str, Figure]
