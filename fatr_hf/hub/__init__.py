@@ -1,1 +1,1 @@
-"""Publishing models: proof that a saved folder works without this package."""
+"""Publishing models: conversion, cards, and proof that a saved folder works without this package."""
