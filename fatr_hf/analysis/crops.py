@@ -1,0 +1,38 @@
+"""Many views of few photographs: random square crops."""
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .images import NamedImage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LEAST_SIDE = 0.5
+"""Of a crop, as a share of the picture's shorter side."""
+
+
+def random_crops(images: Sequence[NamedImage], count: int, seed: int = 0) -> list[NamedImage]:
+    """Crops of pictures with their names and labels, those of one picture together.
+
+    Args:
+        images: pictures.
+        count: crops of each.
+        seed: decides where they lie; the same seed gives the same crops.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"crops={count} must be at least 1.")
+    generator = random.Random(seed)
+    return [image._replace(picture=random_crop(image.picture, generator)) for image in images for _ in range(count)]
+
+
+def random_crop(picture: "Image", generator: random.Random) -> "Image":
+    """A square of a picture, with a side between ``LEAST_SIDE`` and the whole of its shorter side."""
+    shortest = min(picture.size)
+    side = generator.randint(max(1, round(LEAST_SIDE * shortest)), shortest)
+    left, top = (generator.randint(0, length - side) for length in picture.size)
+    return picture.crop((left, top, left + side, top + side))

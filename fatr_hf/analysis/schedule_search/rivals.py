@@ -1,0 +1,179 @@
+"""ToMe, EViT, random selection and pooling beside searched schedules: reference points, and a check on other images."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...baselines.macs import count_macs
+from ...baselines.matched import matched_rivals
+from ...modeling.configuration_fatr_vit import FATRViTConfig
+from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..schedule import Schedule
+from .known_schedules import default_layers, spread
+from .quality import (
+    LOWER_IS_BETTER,
+    choose_quality,
+    image_qualities,
+    load_examples,
+    relative_latency,
+    scheduled,
+)
+from .space import has_own_parameters
+
+RIVALS = ("tome", "evit", "random", "pooling")
+"""As ``baselines.matched_rivals`` names them."""
+
+RIVAL_RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+
+RESAMPLES = 10_000
+
+
+class RivalPoint(NamedTuple):
+    """A rival's cost and quality."""
+
+    name: str
+    cost: float
+    """Multiply-accumulates or latency, as a share of the unreduced model's."""
+    quality: float
+
+
+@dataclass(frozen=True)
+class ScheduleCheck:
+    """A schedule beside a rival of about the same multiply-accumulates, on the same images."""
+
+    rival: str
+    quality: str
+    images: int
+    groups: int
+    macs_share: float
+    """The schedule's multiply-accumulates, as a share of the unreduced model's."""
+    rival_macs_share: float
+    schedule_quality: float
+    rival_quality: float
+    better_share: float
+    """Share of the images on which the schedule is better; on some both may be equal."""
+    worse_share: float
+    difference: float
+    """Mean of the schedule's quality minus the rival's."""
+    interval: tuple[float, float]
+    """Its 95% interval, by resampling the groups of images."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def rival_points(
+    model: FATRViTPreTrainedModel,
+    data: Any,
+    objective: str = "macs",
+    quality: str | None = None,
+    batch_size: int = 32,
+    names: Iterable[str] = RIVALS,
+) -> tuple[RivalPoint, ...]:
+    """Cost and quality of rivals with the model's weights, at the costs of FATR with ``RIVAL_RATIOS``.
+
+    Args:
+        model, data, objective, quality, batch_size: see ``search.search_schedules``.
+        names: of ``RIVALS``.
+
+    Raises:
+        ValueError: see ``search_schedules``.
+    """
+    examples = load_examples(model, data, batch_size)
+    quality = choose_quality(model, examples, quality)
+    points = []
+    for schedule in rival_schedules(model.config):
+        for name in names:
+            rival = matched_rival(model, schedule, name)
+            if objective == "latency":
+                cost = relative_latency(rival, model, examples.parts[0].pixel_values)
+            else:
+                cost = count_macs(rival) / Schedule().macs(model.config)
+            values = image_qualities(rival, examples, quality)
+            points.append(RivalPoint(name, cost, values.mean().item()))
+    return tuple(points)
+
+
+def rival_schedules(config: FATRViTConfig) -> list[Schedule]:
+    """What gives rivals their costs: each of ``RIVAL_RATIOS`` in the paper's layers, or in those with parameters."""
+    own = Schedule.of(config)
+    layers, windows = (
+        (own.reduction_layers, own.dc_windows) if has_own_parameters(config) else (default_layers(config), (1,))
+    )
+    schedules = [spread(layers, ratio, windows) for ratio in RIVAL_RATIOS]
+    return [schedule for schedule in schedules if schedule.is_possible(config)]
+
+
+def check_schedule(
+    model: FATRViTPreTrainedModel,
+    schedule: Schedule,
+    data: Any,
+    groups: Sequence[str] | None = None,
+    quality: str | None = None,
+    batch_size: int = 32,
+    rival: str = "tome",
+) -> ScheduleCheck:
+    """Compares a schedule with a rival on images that the search has not seen.
+
+    Args:
+        model, data, quality, batch_size: see ``search.search_schedules``.
+        schedule: what is checked.
+        groups: for each image what it is from, say a photograph: images of one group are resampled together. By default
+            each image is a group.
+        rival: one of ``RIVALS``.
+
+    Raises:
+        ValueError: see ``search_schedules``; a number of groups that is not that of the images.
+    """
+    examples = load_examples(model, data, batch_size)
+    quality = choose_quality(model, examples, quality)
+    names = [str(image) for image in range(examples.count)] if groups is None else list(groups)
+    if len(names) != examples.count:
+        raise ValueError(f"groups holds {len(names)} names for {examples.count} images: give one for each.")
+    other = matched_rival(model, schedule, rival)
+    with scheduled(model, schedule):
+        values = image_qualities(model, examples, quality)
+    rival_values = image_qualities(other, examples, quality)
+    gains = (rival_values - values) if quality in LOWER_IS_BETTER else (values - rival_values)
+    return ScheduleCheck(
+        rival=rival,
+        quality=quality,
+        images=examples.count,
+        groups=len(set(names)),
+        macs_share=schedule.macs_share(model.config),
+        rival_macs_share=count_macs(other) / Schedule().macs(model.config),
+        schedule_quality=values.mean().item(),
+        rival_quality=rival_values.mean().item(),
+        better_share=(gains > 0).double().mean().item(),
+        worse_share=(gains < 0).double().mean().item(),
+        difference=(values - rival_values).mean().item(),
+        interval=resampled_interval(values - rival_values, names),
+    )
+
+
+def resampled_interval(differences: Tensor, groups: Sequence[str]) -> tuple[float, float]:
+    """The 95% interval of a mean, from ``RESAMPLES`` draws of whole groups with replacement (percentile bootstrap).
+
+    Args:
+        differences: (images,).
+        groups: the group of each image.
+    """
+    order = sorted(set(groups))
+    places = torch.tensor([order.index(group) for group in groups])
+    sums = torch.zeros(len(order), dtype=torch.float64).index_add(0, places, differences.double())
+    counts = torch.bincount(places, minlength=len(order))
+    drawn = torch.randint(len(order), (RESAMPLES, len(order)), generator=torch.Generator().manual_seed(0))
+    means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def matched_rival(model: FATRViTPreTrainedModel, schedule: Schedule, name: str) -> PreTrainedModel:
+    """A rival with a model's weights, at about the multiply-accumulates of a schedule."""
+    with scheduled(model, schedule):
+        return matched_rivals(model, [name])[name]

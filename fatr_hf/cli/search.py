@@ -1,0 +1,197 @@
+"""`fatr-hf search`: schedules of a model that give the best quality for their cost, without training."""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from transformers import BaseImageProcessor
+
+from ..analysis.crops import random_crops
+from ..analysis.figure_files import require_figure_file, save_figure
+from ..analysis.images import Batch, to_batch
+from ..analysis.schedule_search.quality import QUALITIES
+from ..analysis.schedule_search.report import check_text, front_table, loading_call, search_figure, summary
+from ..analysis.schedule_search.result import SearchResult
+from ..analysis.schedule_search.rivals import check_schedule, rival_points
+from ..analysis.schedule_search.search import OBJECTIVES, search_schedules
+from ..analysis.schedule_search.space import default_space, has_own_parameters
+from ..analysis.schedule_search.study import import_optuna
+from ..hub.checkpoints import read_config
+from ..hub.convert import convert_checkpoint, require_free
+from ..modeling import FATRViTConfig
+from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from .common import (
+    BatchSize,
+    Device,
+    Images,
+    Limit,
+    ModelName,
+    Revision,
+    load_reduced,
+    option,
+    progress,
+    quiet_loading,
+    read_images,
+    refusals,
+    require_folders,
+    require_processor,
+    separated,
+    write_json,
+)
+
+HELP = """
+Looks for the reduction schedules of a model that no other one beats in both cost and quality, without training.
+
+MODEL is a folder or a Hub name of any ViT; a FATR model is searched within its own layers and windows. IMAGES is a
+picture, a folder of them (a sub-folder for each class gives labels), or the word photographs. With --study the same
+command goes on where it stopped.
+
+\b
+  fatr-hf search google/vit-base-patch16-224 path/to/images --study search.sqlite --limit 256 --plot search.png
+  fatr-hf search outputs/base path/to/train --quality cosine --best-at 0.65 --check path/to/test
+  fatr-hf search outputs/base photographs --crops 16 --best-at 0.65 --write outputs/searched
+  fatr-hf search outputs/base path/to/images --objective latency --token-multiples 1,8 --batch-size 8
+"""
+
+
+def run(
+    model: ModelName,
+    images: Images,
+    study: Annotated[Path | None, option("SQLite file that keeps the search. [none]")] = None,
+    trials: Annotated[int, option("Schedules to finish in all, earlier ones included. [200]", least=1)] = 200,
+    objective: Annotated[str, option(f"What a schedule costs: {', '.join(OBJECTIVES)}. [macs]")] = "macs",
+    quality: Annotated[str | None, option(f"{', '.join(QUALITIES)}. [with labels accuracy, else cosine]")] = None,
+    seed: Annotated[int, option("Of the sampler and the crops. [0]")] = 0,
+    batch_size: BatchSize = 32,
+    limit: Limit = None,
+    crops: Annotated[int | None, option("Take so many random crops of each picture. [none]", least=1)] = None,
+    max_layers: Annotated[int | None, option("The most layers that reduce. [all]", least=1)] = None,
+    one_per_range: Annotated[bool, option("One layer in each of the paper's three ranges.", "--one-per-range")] = False,
+    windows: Annotated[str | None, option("To choose from. [1, 2, 4, half of the grid]")] = None,
+    token_multiples: Annotated[str, option("To choose from. [1]")] = "1",
+    size_exponents: Annotated[str, option("To choose from. [0, 0.25, 0.5, 0.75, 1]")] = "0,0.25,0.5,0.75,1",
+    macs_range: Annotated[str, option("Least and most multiply-accumulates, as shares. [0.3,0.95]")] = "0.3,0.95",
+    best_at: Annotated[float | None, option("Choose the best schedule that costs no more than this share.")] = None,
+    check: Annotated[str | None, option("Compare it with ToMe on these images, given as IMAGES are.")] = None,
+    write: Annotated[Path | None, option("New folder for the model with it.")] = None,
+    device: Device = None,
+    revision: Revision = None,
+    plot: Annotated[Path | None, option("File for a figure of quality over cost.")] = None,
+    json: Annotated[Path | None, option("File for all that was tried.")] = None,
+) -> None:
+    """Reads the options, searches and prints."""
+    with refusals(), quiet_loading():
+        require_outputs(best_at, check, write, plot, json)
+        searched, processor = load_searchable(model, revision, device, writes=write is not None)
+        source = Source(searched, processor, limit, crops, seed)
+        data = source.load(images).batch
+        others = None if check is None else source.load(check)
+        space = default_space(
+            searched.config,
+            max_layers=max_layers,
+            one_per_range=one_per_range,
+            windows=separated("windows", windows, int) or None,
+            macs_range=separated("shares", macs_range, float),
+            token_multiples=separated("token multiples", token_multiples, int),
+            size_exponents=separated("size exponents", size_exponents, float),
+        )
+        settings = {"quality": quality, "batch_size": batch_size, "seed": seed, "study": study}
+        result = search(searched, data, trials, space=space, objective=objective, **settings)
+        typer.echo(f"{front_table(result)}\n{summary(result)}")
+        found: dict[str, Any] = {"model": model, **result.to_dict()}
+        # At once, so that the search is kept whatever happens to the rest.
+        write_json(json, found)
+        if plot is not None:
+            points = rival_points(searched, data, objective, result.quality, batch_size)
+            save_figure(search_figure(result, points), plot)
+            found["rivals"] = [point._asdict() for point in points]
+        if best_at is not None:
+            best = result.best_at(best_at)
+            found["best"] = {"number": best.number, "fields": best.schedule.fields}
+            typer.echo(f"\n{loading_call(best.schedule, model, type(searched).__name__)}")
+            if others is not None:
+                checked = check_schedule(searched, best.schedule, *others, result.quality, batch_size)
+                found["check"] = checked.to_dict()
+                typer.echo(f"\n{check_text(checked)}")
+            if write is not None:
+                convert_checkpoint(model, write, revision=revision, **best.schedule.fields)
+                typer.echo(f"\nWrote {write}.")
+        write_json(json, found)
+
+
+class Pictures(NamedTuple):
+    """Images as a model takes them, and which of them belong together."""
+
+    batch: Batch
+    groups: list[str]
+    """For each the class or, without one, the picture that it is from."""
+
+
+class Source(NamedTuple):
+    """How a model's images come about."""
+
+    model: FATRViTPreTrainedModel
+    processor: BaseImageProcessor
+    limit: int | None
+    crops: int | None
+    seed: int
+
+    def load(self, images: str) -> Pictures:
+        """The pictures of a path or of the word ``photographs``, or crops of them.
+
+        Raises:
+            FileNotFoundError, ValueError: see ``read_images``.
+        """
+        pictures = read_images(images, self.limit)
+        if self.crops is not None:
+            pictures = random_crops(pictures, self.crops, self.seed)
+        classes: Any = self.model.config.label2id
+        return Pictures(to_batch(pictures, self.processor, classes), [each.label or each.name for each in pictures])
+
+
+def search(model: FATRViTPreTrainedModel, data: Batch, trials: int, **settings: Any) -> SearchResult:
+    """``search_schedules`` with a bar, and without optuna's messages."""
+    logging = import_optuna().logging
+    logging.set_verbosity(logging.WARNING)
+    with progress("Searching", trials) as advance:
+        return search_schedules(model, data, trials=trials, on_trial=advance, **settings)
+
+
+def require_outputs(
+    best_at: float | None, check: str | None, write: Path | None, plot: Path | None, json: Path | None
+) -> None:
+    """Checks, before anything is computed, that what is asked for can be written.
+
+    Raises:
+        FileExistsError: a folder for the model that is not empty.
+        ImportError: a plot without matplotlib.
+        ValueError: a check or a model without a choice of the schedule, or files that cannot be written.
+    """
+    if best_at is None and (check is not None or write is not None):
+        raise ValueError("--check and --write are for the schedule that --best-at chooses: give a share, such as 0.65.")
+    if write is not None:
+        require_free(write)
+    if plot is not None:
+        require_figure_file(plot)
+    require_folders(json)
+
+
+def load_searchable(
+    name: str, revision: str | None, device: str | None, writes: bool
+) -> tuple[FATRViTPreTrainedModel, BaseImageProcessor]:
+    """A model to search and its image processor: a FATR model, or any ViT without parameters of a schedule.
+
+    Raises:
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: no ViT, no image processor, or a FATR model where the searched one is to be written.
+    """
+    is_reduced = read_config(name, revision)["model_type"] == FATRViTConfig.model_type
+    if is_reduced and writes:
+        raise ValueError(f"--write makes a FATR model of an unreduced one, and {name!r} is one: leave it out.")
+    without = {} if is_reduced else {"reweight_attention": False, "dc_position_embeddings": False}
+    model, processor = load_reduced(name, revision=revision, device=device, **without)
+    processor = require_processor(processor)
+    if has_own_parameters(model.config):
+        words = "has parameters that belong to its schedule: only its own layers and windows are searched."
+        typer.echo(f"{name} {words}", err=True)
+    return model, processor

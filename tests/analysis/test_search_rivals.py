@@ -1,0 +1,102 @@
+"""Rivals beside searched schedules, and the check of a schedule on other images."""
+
+import pytest
+import torch
+from search_cases import make_encoder, make_images, make_searchable
+
+from fatr_hf.analysis.schedule import Schedule
+from fatr_hf.analysis.schedule_search import rivals
+from fatr_hf.analysis.schedule_search.quality import image_qualities, load_examples, scheduled
+from fatr_hf.analysis.schedule_search.rivals import (
+    RIVALS,
+    check_schedule,
+    matched_rival,
+    resampled_interval,
+    rival_points,
+)
+from fatr_hf.baselines.matched import matched_rivals
+
+SCHEDULE = Schedule((1, 3), (0.5, 0.7), (2, 1))
+
+
+@pytest.fixture
+def model(tiny):
+    return make_searchable(tiny)
+
+
+@pytest.fixture
+def two_costs(monkeypatch):
+    """Fewer than there are by default."""
+    monkeypatch.setattr(rivals, "RIVAL_RATIOS", (0.9, 0.5))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return make_images(12)
+
+
+@pytest.mark.usefixtures("two_costs")
+@pytest.mark.parametrize("make", [make_searchable, make_encoder], ids=["classifier", "encoder"])
+def test_rivals_have_the_costs_of_several_keep_ratios(tiny, images, make):
+    points = rival_points(make(tiny), images, quality="cosine")
+    assert {point.name for point in points} == set(RIVALS)
+    for name in RIVALS:
+        costs = [point.cost for point in points if point.name == name]
+        assert costs == sorted(costs, reverse=True)
+        assert 0.4 < costs[-1] < 0.7 < costs[0] < 1
+    assert all(0.5 < point.quality < 1 for point in points)
+
+
+@pytest.mark.usefixtures("two_costs")
+def test_a_rivals_latency_is_measured_beside_the_unreduced_model(model, images):
+    [first, *_] = rival_points(model, images, objective="latency", quality="cosine", names=["tome"])
+    assert 0 < first.cost < 20
+
+
+def test_a_model_with_parameters_of_its_own_has_rivals(make_fatr, images):
+    assert rival_points(make_fatr(reduction_layers=[0, 2], dc_windows=[2, 1]), images, names=["evit"])
+
+
+def test_a_check_compares_with_tome_at_the_same_cost(model, images):
+    check = check_schedule(model, SCHEDULE, images, quality="cosine", batch_size=5)
+    examples = load_examples(model, images, 12)
+    with scheduled(model, SCHEDULE):
+        values = image_qualities(model, examples, "cosine")
+        tome = matched_rivals(model, ["tome"])["tome"]
+    others = image_qualities(tome, examples, "cosine")
+    assert check.schedule_quality == pytest.approx(values.mean().item(), abs=1e-6)
+    assert check.rival_quality == pytest.approx(others.mean().item(), abs=1e-6)
+    assert check.difference == pytest.approx((values - others).mean().item(), abs=1e-6)
+    assert check.macs_share == SCHEDULE.macs_share(model.config)
+    assert check.rival_macs_share == pytest.approx(check.macs_share, abs=0.05)
+    assert check.interval[0] < check.difference < check.interval[1]
+    assert (check.images, check.groups) == (12, 12)
+    assert check.better_share == (values > others).double().mean().item()
+    divergence = check_schedule(model, SCHEDULE, images, quality="divergence")
+    assert (divergence.difference < 0) == (divergence.schedule_quality < divergence.rival_quality)
+    assert divergence.better_share + divergence.worse_share == 1
+
+
+def test_images_and_groups_must_be_as_many(model, images):
+    with pytest.raises(ValueError, match="groups holds 2 names for 12 images"):
+        check_schedule(model, SCHEDULE, images, groups=["cat", "moon"])
+
+
+def test_the_random_rival_costs_what_the_schedule_does(model):
+    rival = matched_rival(model, SCHEDULE, "random")
+    assert Schedule.of(rival.config) == SCHEDULE
+    assert Schedule.of(model.config) != SCHEDULE
+
+
+def test_the_interval_is_that_of_the_mean(images):
+    differences = torch.randn(400, generator=torch.Generator().manual_seed(0)) + 3
+    low, high = resampled_interval(differences, [str(image) for image in range(400)])
+    error = (differences.std() / 400**0.5).item()
+    assert low == pytest.approx(differences.mean().item() - 1.96 * error, abs=0.01)
+    assert high == pytest.approx(differences.mean().item() + 1.96 * error, abs=0.01)
+
+
+def test_images_of_one_group_count_as_one_draw():
+    # Two groups, all alike inside: a draw gives a, b or the mean over both, weighted by their images.
+    low, high = resampled_interval(torch.tensor([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"])
+    assert (low, high) == (1, 5)
