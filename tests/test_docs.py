@@ -43,6 +43,11 @@ def test_the_diagnosis_example_runs():
     assert run_example("diagnosis.md")["diagnosis"].images == 4
 
 
+def test_the_schedules_example_runs():
+    names = run_example("schedules.md")
+    assert names["best"] in [trial.schedule for trial in names["result"].front]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -43,8 +43,8 @@ HELP = """
 Looks for the reduction schedules of a model that no other one beats in both cost and quality, without training.
 
 MODEL is a folder or a Hub name of any ViT; a FATR model is searched within its own layers and windows. IMAGES is a
-picture, a folder of them (a sub-folder for each class gives labels), or the word photographs. With --study the same
-command goes on where it stopped.
+picture, a folder of them (a sub-folder for each class gives labels) or of idx files, or the word photographs or digits.
+With --study the same command goes on where it stopped.
 
 \b
   fatr-hf search google/vit-base-patch16-224 path/to/images --study search.sqlite --limit 256 --plot search.png
