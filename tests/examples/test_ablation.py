@@ -18,6 +18,9 @@ from fatr_hf.analysis import load_images, to_batch
 from fatr_hf.baselines.macs import count_macs
 from fatr_hf.training.data import load_image_data
 
+# Tests go on with one folder, in their order: one process runs them all.
+pytestmark = pytest.mark.xdist_group("ablation")
+
 FIELDS = {
     "image_size": 8,
     "patch_size": 1,
