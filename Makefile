@@ -12,7 +12,7 @@ PRECISION ?= no
 WORKERS ?= 2
 
 BIN := .venv/bin
-PYTEST := -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run bench study test quality style test-oldest clean

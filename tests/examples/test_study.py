@@ -14,9 +14,6 @@ from transformers import ViTConfig
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 
-# Tests go on with one folder, in their order: one process runs them all.
-pytestmark = pytest.mark.xdist_group("study")
-
 TINY = "--layers 4 --hidden_size 16 --heads 2 --train_images 64 --test_images 40 --base_epochs 1 --bases 1 --seeds 2"
 TINY = f"{TINY} --tune_images 32 --epochs 1 --keep_ratios 0.5 --batch_size 16"
 CONFIG = {"image_size": 28, "patch_size": 2, "hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 192}
