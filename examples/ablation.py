@@ -12,7 +12,6 @@ soon as it is measured, and the same command goes on where an earlier one stoppe
 
 import argparse
 import copy
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
@@ -39,6 +38,7 @@ from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
 from fatr_hf.analysis import Batch, batches, to_batch
 from fatr_hf.analysis.figure_files import require_matplotlib
 from fatr_hf.analysis.outputs import judge, model_output
+from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark import choose_device
 from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS
 from fatr_hf.benchmark.report import format_macs
@@ -115,8 +115,8 @@ def ablate(arguments: argparse.Namespace) -> str:
         "images": len(images.pixel_values),
         "fingerprints": {
             "keep ratio": config.keep_ratio,
-            "set of images": fingerprint(images.pixel_values, *([] if images.labels is None else [images.labels])),
-            "model": fingerprint(architecture(config), *models.get(TRAINED, models[STOCK]).state_dict().values()),
+            "set of images": digest(part for part in images if part is not None),
+            "model": digest([architecture(config), *models.get(TRAINED, models[STOCK]).state_dict().values()]),
         },
     }
     folder = arguments.output_dir
@@ -315,14 +315,6 @@ def evaluate(model: Any, images: Batch, batch_size: int, reference: Tensor) -> d
 def architecture(config: FATRViTConfig) -> str:
     """A configuration as text."""
     return json.dumps({**config.to_dict(), "transformers_version": ""}, sort_keys=True)
-
-
-def fingerprint(*parts: str | Tensor) -> str:
-    """A hash of texts and numbers."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def progress(point: Point) -> str:
