@@ -42,10 +42,11 @@ from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark import choose_device
 from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS
 from fatr_hf.benchmark.report import format_macs
-from fatr_hf.cli.common import quiet_loading, read_images, require_processor
 from fatr_hf.hub.checkpoints import find_image_processor, is_classifier, read_config
+from fatr_hf.hub.load import quiet_loading, require_processor
 from fatr_hf.modeling import LayerTokens, schedule_macs
 from fatr_hf.modeling.frequency_attention import SELECTIONS
+from fatr_hf.training.data import read_images
 from fatr_hf.training.run_folder import write_json
 
 FIELDS = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "dc_size_exponent")

@@ -8,7 +8,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 
@@ -59,3 +59,19 @@ def make_fatr(tiny):
 @pytest.fixture
 def pixel_values():
     return torch.randn(3, 3, 32, 32)
+
+
+@pytest.fixture
+def stock_folder(stock, tmp_path):
+    """A stock ViT classifier with its image processor."""
+    folder = tmp_path / "stock"
+    stock.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def fatr_folder(make_fatr, tmp_path):
+    """A FATR classifier."""
+    make_fatr().save_pretrained(tmp_path / "fatr")
+    return tmp_path / "fatr"

@@ -10,6 +10,8 @@ from ..analysis.curves import analysis_figures, noise_figure
 from ..analysis.figure_files import FORMATS, require_matplotlib, save_figure
 from ..analysis.model_measures import MEASURES
 from ..analysis.noise import noise_sensitivity
+from ..benchmark.machine import choose_device
+from ..hub.load import load_model
 from .common import (
     BatchSize,
     Device,
@@ -17,7 +19,6 @@ from .common import (
     Limit,
     ModelName,
     Revision,
-    load_model,
     load_pictures,
     option,
     refusals,
@@ -62,7 +63,7 @@ def run(
         if figures is not None:
             require_matplotlib()
         names = separated("measures", measures, str) or None
-        loaded, processor = load_model(model, revision=revision, eager=True, device=device)
+        loaded, processor = load_model(model, revision=revision, eager=True, device=choose_device(device))
         choose_measures(loaded, names)
         data = load_pictures(loaded, processor, images, limit, batch_size)
         analysis = analyze(loaded, watched("Measuring", data), names)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,26 +12,13 @@ import typer
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.progress import Progress
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageClassification,
-    BaseImageProcessor,
-    PreTrainedModel,
-)
-from transformers.utils import logging
+from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..analysis.images import Batch, NamedImage, PictureBatches, load_images
+from ..analysis.images import Batch, PictureBatches
 from ..benchmark.compare import OutOfMemory
-from ..benchmark.machine import choose_device
-from ..hub.checkpoints import find_image_processor, is_classifier, read_config
-from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
+from ..hub.load import require_processor
 from ..modeling.configuration_fatr_vit import PRESETS
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
-from ..training.data import load_image_data
-from ..training.idx import is_idx_folder
+from ..training.data import read_images
 
 Value = TypeVar("Value")
 
@@ -149,108 +136,6 @@ def watched(words: str, data: PictureBatches) -> Iterator[Batch]:
             advance()
 
 
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Leaves out transformers' report of a loaded checkpoint: what is wrong with it is refused in words.
-
-    Where standard error is no terminal, its progress bars are left out too.
-    """
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
-
-
-def load_model(
-    name: str, *, revision: str | None = None, eager: bool = False, device: str | None = "cpu"
-) -> tuple[PreTrainedModel, BaseImageProcessor | None]:
-    """A saved vision model, in evaluation mode, and its image processor.
-
-    The model is a classifier if the checkpoint is one, else an encoder; of a checkpoint for images and text (CLIP,
-    SigLIP) it is the encoder of images.
-
-    Args:
-        name: folder or Hub name.
-        revision: branch, tag or commit of a Hub name; the main branch by default.
-        eager: compute attention so that ``output_attentions`` gives its maps.
-        device: where the model goes; None for CUDA, where there is one.
-
-    Returns:
-        The model, and its image processor or None where there is none.
-
-    Raises:
-        FileNotFoundError: no checkpoint of this name.
-        ValueError: no vision model, one that transformers has no code for, one that lacks weights, or no such device.
-    """
-    place = choose_device(device)
-    fields = read_config(name, revision)
-    if fields["model_type"] not in CONFIG_MAPPING:
-        raise ValueError(
-            f"{name!r} is of model type {fields['model_type']!r}, which this version of transformers does not know; "
-            "code that comes with a checkpoint is not run."
-        )
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    auto_class: Any = AutoModelForImageClassification
-    if not is_classifier(fields):
-        auto_class, config = AutoModel, getattr(config, "vision_config", config)
-        if getattr(MODEL_MAPPING.get(type(config), None), "main_input_name", None) != "pixel_values":
-            raise ValueError(f"{name!r} is of model type {config.model_type!r}, which is no vision model.")
-    with quiet_loading():
-        model, info = auto_class.from_pretrained(
-            name,
-            config=config,
-            revision=revision,
-            attn_implementation="eager" if eager else None,
-            output_loading_info=True,
-        )
-    # A pooler comes after all layers; encoders are often saved without one.
-    lacking = sorted(key for key in info["missing_keys"] if "pooler" not in key)
-    if lacking:
-        raise ValueError(f"The checkpoint {name!r} lacks {len(lacking)} of the model's weights, such as {lacking[0]}.")
-    return model.to(place), find_image_processor(name, revision)
-
-
-def load_reduced(
-    name: str, *, revision: str | None = None, eager: bool = False, device: str | None = "cpu", **reduction: Any
-) -> tuple[FATRViTPreTrainedModel, BaseImageProcessor | None]:
-    """A saved model as FATR, in evaluation mode, and its image processor.
-
-    A FATR model keeps its reduction, but for the fields that are given; any other ViT gets the default one, or what is
-    given, without training.
-
-    Args:
-        name, revision, eager, device: as for ``load_model``.
-        reduction: fields of the reduction (see ``FATRViTConfig``), or ``preset``.
-
-    Raises:
-        FileNotFoundError: no checkpoint of this name.
-        ValueError: a checkpoint of another architecture, one that lacks weights, no such device, or fields that its
-            parameters or its configuration do not allow.
-    """
-    place = choose_device(device)
-    fields = read_config(name, revision)
-    model_class = FATRViTForImageClassification if is_classifier(fields) else FATRViTModel
-    is_reduced = fields["model_type"] == FATRViTConfig.model_type
-    if is_reduced and "preset" in reduction:
-        raise ValueError(f"{name!r} is reduced already: a preset is for a checkpoint that is not.")
-    with quiet_loading():
-        model: Any = model_class.from_pretrained(
-            name,
-            revision=revision,
-            attn_implementation="eager" if eager else None,
-            **({} if is_reduced else reduction),
-        )
-    if is_reduced and reduction:
-        model.set_reduction(**reduction)
-    return model.eval().to(place), find_image_processor(name, revision)
-
-
 def load_pictures(
     model: PreTrainedModel,
     processor: BaseImageProcessor | None,
@@ -270,32 +155,3 @@ def load_pictures(
     """
     classes: Any = model.config.label2id
     return PictureBatches(read_images(images, limit), require_processor(processor), classes, batch_size)
-
-
-def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:
-    """The image processor, or a ValueError where a checkpoint has none."""
-    if processor is None:
-        raise ValueError("The checkpoint has no image processor (preprocessor_config.json), which images need.")
-    return processor
-
-
-def read_images(source: str, limit: int | None = None) -> Sequence[NamedImage]:
-    """Pictures of ``load_images``, or the test images of scikit-learn's digits or of a folder of idx files.
-
-    Args:
-        source: a picture, a folder, ``photographs`` or ``digits``.
-        limit: take no more than so many, evenly spread over all of them.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``load_images`` and ``load_image_data``.
-    """
-    if source != "digits" and not is_idx_folder(Path(source)):
-        return load_images(source, limit)
-    data = load_image_data(source)
-    test, names = data.test, data.label_names
-    number = len(test) if limit is None else min(limit, len(test))
-    chosen = [place * len(test) // number for place in range(number)]
-    return [
-        NamedImage(f"{place:05d}", example["image"].convert("RGB"), names[example["labels"]])
-        for place, example in zip(chosen, test.select(chosen), strict=True)
-    ]

@@ -9,6 +9,8 @@ from ..analysis.compare import compare, comparison_table
 from ..analysis.curves import comparison_figure
 from ..analysis.figure_files import require_figure_file, save_figure
 from ..baselines.matched import CLASSES, matched_rivals
+from ..benchmark.machine import choose_device
+from ..hub.load import load_model, load_reduced
 from .common import (
     BatchSize,
     DCWindows,
@@ -21,9 +23,7 @@ from .common import (
     ReductionLayers,
     Revision,
     TokenMultiple,
-    load_model,
     load_pictures,
-    load_reduced,
     option,
     reduction_fields,
     refusals,
@@ -72,11 +72,11 @@ def run(
             require_figure_file(plot)
         others = {"token_multiple": token_multiple, "preset": preset}
         fields = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
-        reduced, processor = load_reduced(model, revision=revision, eager=True, device=device, **fields)
+        reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
         models = matched_rivals(reduced, separated("rivals", rivals, str))
         models = {name: each for name, each in models.items() if name == "unreduced"} | {"FATR": reduced} | models
         for name in separated("models", beside, str):
-            models[name], _ = load_model(name, eager=True, device=device)
+            models[name], _ = load_model(name, eager=True, device=choose_device(device))
         data = load_pictures(reduced, processor, images, limit, batch_size)
         comparison = compare(models, watched("Comparing", data))
         if plot is not None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..hub.convert import Conversion, convert_checkpoint
+from ..hub.load import quiet_loading
 from ..modeling.frequency_attention import SELECTIONS
 from ..modeling.model_card import token_table
 from .common import (
@@ -17,7 +18,6 @@ from .common import (
     Revision,
     TokenMultiple,
     option,
-    quiet_loading,
     reduction_fields,
     refusals,
     require_folders,

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from ..analysis.diagnosis import diagnose, find, html_page, text_page
+from ..benchmark.machine import choose_device
+from ..hub.load import load_reduced
 from .common import (
     BatchSize,
     DCWindows,
@@ -19,7 +21,6 @@ from .common import (
     Revision,
     TokenMultiple,
     load_pictures,
-    load_reduced,
     option,
     reduction_fields,
     refusals,
@@ -64,7 +65,7 @@ def run(
         require_folders(html, json)
         others = {"token_multiple": token_multiple, "preset": preset}
         fields = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
-        reduced, processor = load_reduced(model, revision=revision, eager=True, device=device, **fields)
+        reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
         data = load_pictures(reduced, processor, images, limit, batch_size)
         diagnosis = diagnose(reduced, watched("Diagnosing", data))
         if html is not None:

@@ -16,10 +16,13 @@ from ..analysis.schedule_search.rivals import check_schedule, rival_points
 from ..analysis.schedule_search.search import OBJECTIVES, search_schedules
 from ..analysis.schedule_search.space import default_space, has_own_parameters
 from ..analysis.schedule_search.study import import_optuna
+from ..benchmark.machine import choose_device
 from ..hub.checkpoints import read_config
 from ..hub.convert import convert_checkpoint, require_free
+from ..hub.load import load_reduced, quiet_loading, require_processor
 from ..modeling import FATRViTConfig
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..training.data import read_images
 from .common import (
     BatchSize,
     Device,
@@ -27,14 +30,10 @@ from .common import (
     Limit,
     ModelName,
     Revision,
-    load_reduced,
     option,
     progress,
-    quiet_loading,
-    read_images,
     refusals,
     require_folders,
-    require_processor,
     separated,
     write_json,
 )
@@ -189,7 +188,7 @@ def load_searchable(
     if is_reduced and writes:
         raise ValueError(f"--write makes a FATR model of an unreduced one, and {name!r} is one: leave it out.")
     without = {} if is_reduced else {"reweight_attention": False, "dc_position_embeddings": False}
-    model, processor = load_reduced(name, revision=revision, device=device, **without)
+    model, processor = load_reduced(name, revision=revision, device=choose_device(device), **without)
     processor = require_processor(processor)
     if has_own_parameters(model.config):
         words = "has parameters that belong to its schedule: only its own layers and windows are searched."

@@ -13,9 +13,12 @@ from ..analysis.figure_files import FORMATS, require_figure_file, save_figure
 from ..analysis.image_trace import ImageTrace, trace_image, trace_rivals
 from ..analysis.images import NamedImage
 from ..analysis.pictures import choose_layers, plot_grid, plot_kept, plot_scores
+from ..benchmark.machine import choose_device
 from ..hub.checkpoints import read_config
+from ..hub.load import load_model, load_reduced, require_processor
 from ..modeling.configuration_fatr_vit import CONVERTIBLE_MODEL_TYPES, FATRViTConfig
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..training.data import read_images
 from .common import (
     DCWindows,
     Device,
@@ -26,15 +29,11 @@ from .common import (
     ReductionLayers,
     Revision,
     TokenMultiple,
-    load_model,
-    load_reduced,
     option,
     progress,
-    read_images,
     reduction_fields,
     refusals,
     require_folders,
-    require_processor,
     separated,
     write_json,
 )
@@ -130,10 +129,10 @@ def load_transformer(
     """
     model_type = read_config(name, revision)["model_type"]
     if model_type in (FATRViTConfig.model_type, *CONVERTIBLE_MODEL_TYPES):
-        return load_reduced(name, revision=revision, eager=True, device=device, **reduction)
+        return load_reduced(name, revision=revision, eager=True, device=choose_device(device), **reduction)
     if reduction:
         raise ValueError(f"{name!r} is of model type {model_type!r}: only a ViT can be given a reduction.")
-    return load_model(name, revision=revision, eager=True, device=device)
+    return load_model(name, revision=revision, eager=True, device=choose_device(device))
 
 
 def run_model(

@@ -2,7 +2,7 @@
 
 import glob
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +16,7 @@ from datasets.exceptions import DatasetGenerationError
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from fatr_hf.analysis.images import NamedImage, load_images
 from fatr_hf.training.idx import is_idx_folder, read_idx_folder
 
 _SOURCES = (
@@ -116,6 +117,28 @@ def load_image_data(
     labelled = [_add_labels(*pair, class_label) for pair in zip(images.values(), labels, strict=True)]
     train, test = labelled if len(labelled) == 2 else _split_stratified(labelled[0], labels[0], test_fraction, seed)
     return ImageData(_display_name(source), train, test)
+
+
+def read_images(source: str, limit: int | None = None) -> Sequence[NamedImage]:
+    """Pictures of ``load_images``, or the test images of scikit-learn's digits or of a folder of idx files.
+
+    Args:
+        source: a picture, a folder, ``photographs`` or ``digits``.
+        limit: take no more than so many, evenly spread over all of them.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_images`` and ``load_image_data``.
+    """
+    if source != "digits" and not is_idx_folder(Path(source)):
+        return load_images(source, limit)
+    data = load_image_data(source)
+    test, names = data.test, data.label_names
+    number = len(test) if limit is None else min(limit, len(test))
+    chosen = [place * len(test) // number for place in range(number)]
+    return [
+        NamedImage(f"{place:05d}", example["image"].convert("RGB"), names[example["labels"]])
+        for place, example in zip(chosen, test.select(chosen), strict=True)
+    ]
 
 
 def _read_splits(source: str, config_name: str | None, revision: str | None) -> dict[str, Dataset]:

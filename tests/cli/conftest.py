@@ -1,7 +1,6 @@
 """What the tests of all commands need: running one, and checkpoints to run it on."""
 
 import pytest
-from transformers import ViTImageProcessor
 from typer.testing import CliRunner
 
 from fatr_hf.cli import app
@@ -25,19 +24,3 @@ def refused(invoke):
         return result.stderr
 
     return refuse
-
-
-@pytest.fixture
-def stock_folder(stock, tmp_path):
-    """A stock ViT classifier with its image processor."""
-    folder = tmp_path / "stock"
-    stock.save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def fatr_folder(make_fatr, tmp_path):
-    """A FATR classifier."""
-    make_fatr().save_pretrained(tmp_path / "fatr")
-    return tmp_path / "fatr"

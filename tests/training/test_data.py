@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from labelled_images import assert_columns, crop, labels_of, save, table, write_crops, write_idx, write_mnist
 
-from fatr_hf.training.data import load_image_data
+from fatr_hf.training.data import load_image_data, read_images
 
 
 class TestSplits:
@@ -260,3 +260,24 @@ def test_sources_agree_on_one_set_of_images(tmp_path):
     loaded = [load_image_data(str(tmp_path / kind)) for kind in ("folder", "parquet", "saved")]
     contents = [[(row["image"].tobytes(), row["labels"]) for row in data.test] for data in loaded]
     assert contents[0] == contents[1] == contents[2]
+
+
+class TestPictures:
+    def test_digits_are_the_test_images(self):
+        test = load_image_data("digits").test
+        pictures = read_images("digits", 3)
+        places = [0, len(test) // 3, 2 * len(test) // 3]
+        assert [picture.label for picture in pictures] == [str(test[place]["labels"]) for place in places]
+        assert pictures[1].picture.tobytes() == test[places[1]]["image"].convert("RGB").tobytes()
+        assert len(read_images("digits")) == len(test)
+
+    def test_idx_files_are_read_too(self, tmp_path):
+        pictures = read_images(str(write_mnist(tmp_path)), 5)
+        assert len(pictures) == 5
+        assert {picture.picture.size for picture in pictures} == {(7, 8)}
+
+    def test_other_sources_are_pictures_of_files(self, tmp_path):
+        write_crops(tmp_path, ["cat", "coffee"], 2)
+        assert [picture.label for picture in read_images(str(tmp_path))] == ["cat"] * 2 + ["coffee"] * 2
+        with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+            read_images("nowhere")
