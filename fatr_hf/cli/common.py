@@ -18,6 +18,7 @@ from ..analysis.images import Batch, PictureBatches
 from ..benchmark.compare import OutOfMemory
 from ..hub.load import require_processor
 from ..modeling.configuration_fatr_vit import PRESETS
+from ..modeling.frequency_attention import SELECTIONS
 from ..training.data import read_images
 
 Value = TypeVar("Value")
@@ -42,6 +43,8 @@ Images = Annotated[
     ),
 ]
 Preset = Annotated[str | None, option(f"A reduction by name: {', '.join(PRESETS)}.")]
+Selection = Annotated[str | None, option(f"{', '.join(SELECTIONS)}. [high_frequency]")]
+SizeExponent = Annotated[float | None, option("Raises attention to large DC tokens. [0]")]
 BatchSize = Annotated[int, option("Images at a time. [32]", least=1)]
 Limit = Annotated[int | None, option("Take no more images than so many. [all]", least=1)]
 Device = Annotated[str | None, option("Such as cuda:1 or cpu. [cuda, where there is one]")]

@@ -22,6 +22,8 @@ from .common import (
     Preset,
     ReductionLayers,
     Revision,
+    Selection,
+    SizeExponent,
     TokenMultiple,
     load_pictures,
     option,
@@ -58,6 +60,8 @@ def run(
     keep_ratio: KeepRatio = None,
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
+    selection: Selection = None,
+    dc_size_exponent: SizeExponent = None,
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
@@ -70,8 +74,15 @@ def run(
         require_folders(json)
         if plot is not None:
             require_figure_file(plot)
-        others = {"token_multiple": token_multiple, "preset": preset}
-        fields = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        fields = reduction_fields(
+            keep_ratio,
+            reduction_layers,
+            dc_windows,
+            preset=preset,
+            token_multiple=token_multiple,
+            selection=selection,
+            dc_size_exponent=dc_size_exponent,
+        )
         reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
         models = matched_rivals(reduced, separated("rivals", rivals, str))
         models = {name: each for name, each in models.items() if name == "unreduced"} | {"FATR": reduced} | models

@@ -7,7 +7,6 @@ import typer
 
 from ..hub.convert import Conversion, convert_checkpoint
 from ..hub.load import quiet_loading
-from ..modeling.frequency_attention import SELECTIONS
 from ..modeling.model_card import token_table
 from .common import (
     DCWindows,
@@ -16,6 +15,8 @@ from .common import (
     Preset,
     ReductionLayers,
     Revision,
+    Selection,
+    SizeExponent,
     TokenMultiple,
     option,
     reduction_fields,
@@ -45,21 +46,23 @@ def run(
     keep_ratio: KeepRatio = None,
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
-    selection: Annotated[str | None, option(f"{', '.join(SELECTIONS)}. [high_frequency]")] = None,
-    dc_size_exponent: Annotated[float | None, option("Raises attention to large DC tokens. [0]")] = None,
+    selection: Selection = None,
+    dc_size_exponent: SizeExponent = None,
     revision: Revision = None,
     json: Annotated[Path | None, option("File for the summary.")] = None,
 ) -> None:
     """Reads the options, converts and prints."""
     with refusals(), quiet_loading():
         require_folders(json)
-        others = {
-            "preset": preset,
-            "token_multiple": token_multiple,
-            "selection": selection,
-            "dc_size_exponent": dc_size_exponent,
-        }
-        reduction = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        reduction = reduction_fields(
+            keep_ratio,
+            reduction_layers,
+            dc_windows,
+            preset=preset,
+            token_multiple=token_multiple,
+            selection=selection,
+            dc_size_exponent=dc_size_exponent,
+        )
         conversion = convert_checkpoint(model, output, revision=revision, **reduction)
         write_json(json, values(conversion))
     typer.echo(summary(conversion))

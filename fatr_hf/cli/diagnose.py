@@ -19,6 +19,8 @@ from .common import (
     Preset,
     ReductionLayers,
     Revision,
+    Selection,
+    SizeExponent,
     TokenMultiple,
     load_pictures,
     option,
@@ -53,6 +55,8 @@ def run(
     keep_ratio: KeepRatio = None,
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
+    selection: Selection = None,
+    dc_size_exponent: SizeExponent = None,
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
@@ -63,8 +67,15 @@ def run(
     """Reads the options, diagnoses and prints."""
     with refusals():
         require_folders(html, json)
-        others = {"token_multiple": token_multiple, "preset": preset}
-        fields = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        fields = reduction_fields(
+            keep_ratio,
+            reduction_layers,
+            dc_windows,
+            preset=preset,
+            token_multiple=token_multiple,
+            selection=selection,
+            dc_size_exponent=dc_size_exponent,
+        )
         reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
         data = load_pictures(reduced, processor, images, limit, batch_size)
         diagnosis = diagnose(reduced, watched("Diagnosing", data))

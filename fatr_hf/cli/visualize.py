@@ -28,6 +28,8 @@ from .common import (
     Preset,
     ReductionLayers,
     Revision,
+    Selection,
+    SizeExponent,
     TokenMultiple,
     option,
     progress,
@@ -75,6 +77,8 @@ def run(
     keep_ratio: KeepRatio = None,
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
+    selection: Selection = None,
+    dc_size_exponent: SizeExponent = None,
     device: Device = None,
     revision: Revision = None,
     dpi: Annotated[int, option("Pixels an inch; a panel is 2.3 inches. [150]", least=1)] = 150,
@@ -85,8 +89,15 @@ def run(
         require_drawable(output, kind, limit)
         require_folders(json)
         numbers = separated("layers", layers, int) or None
-        others = {"token_multiple": token_multiple, "preset": preset}
-        reduction = reduction_fields(keep_ratio, reduction_layers, dc_windows, **others)
+        reduction = reduction_fields(
+            keep_ratio,
+            reduction_layers,
+            dc_windows,
+            preset=preset,
+            token_multiple=token_multiple,
+            selection=selection,
+            dc_size_exponent=dc_size_exponent,
+        )
         pictures = read_images(images, (limit or GRID_IMAGES) if kind == "grid" else 1)
         loaded, processor = load_transformer(model, revision, device, reduction)
         traces = run_model(loaded, processor, pictures, kind)

@@ -85,6 +85,16 @@ def test_an_unreduced_checkpoint_is_compared_as_it_would_be_reduced(invoke, stoc
     assert [row[tokens] for row in rows] == ["65", "10"]
 
 
+def test_every_field_of_the_reduction_is_an_option(invoke, stock_folder, images, tmp_path):
+    reduction = ["--selection", "random", "--dc-size-exponent", "1", "--dc-windows", "4", "--token-multiple", "2"]
+    words = ["--rivals", "unreduced,random", *reduction, "--json", tmp_path / "comparison.json"]
+    result = invoke("compare", stock_folder, images, *words)
+    assert result.exit_code == 0, result.output
+    _, reduced, rival = Comparison.from_json((tmp_path / "comparison.json").read_text()).contenders
+    assert reduced.analysis == rival.analysis
+    assert reduced.analysis.tokens == (65, 65, 60, 46, 36)
+
+
 def test_another_model_beside(invoke, reduced_folder, stock_folder, images):
     result = invoke("compare", reduced_folder, images, "--rivals", "unreduced", "--beside", stock_folder)
     assert result.exit_code == 0, result.output
