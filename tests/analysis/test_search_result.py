@@ -110,3 +110,17 @@ def test_the_figure_shows_front_known_schedules_and_rivals(result, quality, heig
     assert [text.get_text() for text in axes.texts] == ["paper"]
     assert axes.get_yscale() == scale
     assert ("unreduced" in lines) == (quality == "accuracy")
+
+
+def test_of_known_schedules_in_one_place_the_figure_names_one_and_the_fronts_first(result):
+    cheap, *others = result.trials
+    dominated = cheap._replace(number=9, quality=0.9799, name="dominated")
+    far = cheap._replace(number=10, quality=0.5, name="far off")
+    # Names stand right and left of their points in turn.
+    figure = search_figure(replace(result, trials=(dominated, far, cheap, *others)))
+    [axes] = figure.axes
+    assert {text.get_text(): text.get_visible() for text in axes.texts} == {
+        "paper": True,
+        "dominated": False,
+        "far off": True,
+    }

@@ -1,7 +1,7 @@
 """What a search found for people: a table of the front, a figure, and the call that loads a schedule."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..curves import COLOURS, MARKERS
 from ..figure_files import require_matplotlib
@@ -12,6 +12,7 @@ from .rivals import RIVALS, RivalPoint, ScheduleCheck
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 COST_LABELS = {"macs": "multiply-accumulates", "latency": "latency"}
 
@@ -88,7 +89,7 @@ def check_text(check: ScheduleCheck) -> str:
 
 
 def search_figure(result: SearchResult, rivals: Sequence[RivalPoint] = ()) -> "Figure":
-    """Quality over cost: all schedules tried, the front, known schedules by name, and rivals.
+    """Quality over cost: all schedules tried, the front, known schedules by name where there is room, and rivals.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -104,7 +105,7 @@ def search_figure(result: SearchResult, rivals: Sequence[RivalPoint] = ()) -> "F
             axes.plot(
                 *positions(result, points), "--", color=COLOURS[place], marker=MARKERS[place], label=RIVAL_LABELS[name]
             )
-    draw_trials(axes, result)
+    names = draw_trials(axes, result)
     if result.quality in ("cosine", "divergence"):
         axes.set_yscale("log")
     else:
@@ -113,21 +114,38 @@ def search_figure(result: SearchResult, rivals: Sequence[RivalPoint] = ()) -> "F
     axes.set_ylabel(QUALITY_LABELS[result.quality])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+    hide_overlaps(figure, names)
     return figure
 
 
-def draw_trials(axes: "Axes", result: SearchResult) -> None:
-    """All schedules tried, the front as a line, and known ones with their names."""
+def draw_trials(axes: "Axes", result: SearchResult) -> "list[Text]":
+    """All schedules tried, the front as a line, and known ones; gives the names of these, those on the front first."""
     axes.plot(*positions(result, result.trials), ".", color=COLOURS[-1], markersize=5, label="schedules tried")
     axes.plot(*positions(result, result.front), "o-", color=COLOURS[0], markersize=4, label="Pareto front")
     known = sorted((trial for trial in result.trials if trial.name is not None), key=lambda trial: trial.cost)
     costs, heights = positions(result, known)
     axes.plot(costs, heights, "D", color=COLOURS[-3], markersize=4, label="known schedules")
+    names = {}
     for number, (trial, cost, height) in enumerate(zip(known, costs, heights, strict=True)):
         # Neighbours have their names on different sides, so that few overlap.
         shift, side = ((5, -2), "left") if number % 2 else ((-5, -2), "right")
-        name = str(trial.name)
-        axes.annotate(name, (cost, height), shift, textcoords="offset points", ha=side, fontsize=6, zorder=4)
+        names[trial.number] = axes.annotate(
+            str(trial.name), (cost, height), shift, textcoords="offset points", ha=side, fontsize=6, zorder=4
+        )
+    on_front = {trial.number for trial in result.front}
+    return [names[number] for number in sorted(names, key=lambda number: number not in on_front)]
+
+
+def hide_overlaps(figure: "Figure", names: "Sequence[Text]") -> None:
+    """Hides every name that would cover an earlier one."""
+    figure.draw_without_rendering()
+    shown: list[Any] = []
+    for name in names:
+        box = name.get_window_extent()
+        if any(box.overlaps(other) for other in shown):
+            name.set_visible(False)
+        else:
+            shown.append(box)
 
 
 def positions(result: SearchResult, points: Sequence[Trial | RivalPoint]) -> tuple[list[float], list[float]]:
