@@ -1,5 +1,6 @@
 """`fatr-hf search`: schedules of a model that give the best quality for their cost, without training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -81,6 +82,8 @@ def run(
     """Reads the options, searches and prints."""
     with refusals(), quiet_loading():
         require_outputs(best_at, check, write, plot, json)
+        shares = separated("shares", macs_range, float)
+        require_within_reach(best_at, objective, shares)
         searched, processor = load_searchable(model, revision, device, writes=write is not None)
         source = Source(searched, processor, limit, crops, seed)
         data = source.load(images).batch
@@ -90,7 +93,7 @@ def run(
             max_layers=max_layers,
             one_per_range=one_per_range,
             windows=separated("windows", windows, int) or None,
-            macs_range=separated("shares", macs_range, float),
+            macs_range=shares,
             token_multiples=separated("token multiples", token_multiples, int),
             size_exponents=separated("size exponents", size_exponents, float),
         )
@@ -173,6 +176,19 @@ def require_outputs(
     if plot is not None:
         require_figure_file(plot)
     require_folders(json)
+
+
+def require_within_reach(best_at: float | None, objective: str, macs_range: Sequence[float]) -> None:
+    """Checks, before the search, that it can find a schedule at the cost that is asked for.
+
+    Raises:
+        ValueError: no schedule that is tried costs so little.
+    """
+    if best_at is not None and objective == "macs" and macs_range and best_at < min(macs_range):
+        raise ValueError(
+            f"--best-at {best_at:g} is below the schedules that are tried: they cost at least {min(macs_range):g} of "
+            "the unreduced model (--macs-range)."
+        )
 
 
 def load_searchable(
