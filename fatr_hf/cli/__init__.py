@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import analyze, bench, card, compare, convert, diagnose, search, visualize
+from . import analyze, bench, card, compare, convert, diagnose, search, verify, visualize
 
-__all__ = ["analyze", "app", "bench", "card", "compare", "convert", "diagnose", "search", "visualize"]
+__all__ = ["analyze", "app", "bench", "card", "compare", "convert", "diagnose", "search", "verify", "visualize"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -35,4 +35,5 @@ app.command("compare", help=compare.HELP)(compare.run)
 app.command("convert", help=convert.HELP)(convert.run)
 app.command("diagnose", help=diagnose.HELP)(diagnose.run)
 app.command("search", help=search.HELP)(search.run)
+app.command("verify", help=verify.HELP)(verify.run)
 app.command("visualize", help=visualize.HELP)(visualize.run)

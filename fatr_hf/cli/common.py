@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..analysis.images import Batch, PictureBatches
+from ..analysis.images import Batch, NamedImage, PictureBatches
 from ..benchmark.compare import OutOfMemory
 from ..hub.load import require_processor
 from ..modeling.configuration_fatr_vit import PRESETS
 from ..modeling.frequency_attention import SELECTIONS
-from ..training.data import read_images
 
 Value = TypeVar("Value")
 
@@ -139,6 +138,17 @@ def watched(words: str, data: PictureBatches) -> Iterator[Batch]:
             advance()
 
 
+def read_pictures(images: str, limit: int | None) -> Sequence[NamedImage]:
+    """``fatr_hf.training.data.read_images``, for the commands that take images; the others run without pillow.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: no images, or nothing to read them with.
+    """
+    from ..training.data import read_images
+
+    return read_images(images, limit)
+
+
 def load_pictures(
     model: PreTrainedModel,
     processor: BaseImageProcessor | None,
@@ -149,7 +159,7 @@ def load_pictures(
     """The images that a command was given, as a model takes them, batch after batch.
 
     Args:
-        images, limit: as for ``read_images``.
+        images, limit: as for ``read_pictures``.
         batch_size: images at a time.
 
     Raises:
@@ -157,4 +167,4 @@ def load_pictures(
         ValueError: no images, or a checkpoint without an image processor.
     """
     classes: Any = model.config.label2id
-    return PictureBatches(read_images(images, limit), require_processor(processor), classes, batch_size)
+    return PictureBatches(read_pictures(images, limit), require_processor(processor), classes, batch_size)

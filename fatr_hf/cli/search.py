@@ -23,7 +23,6 @@ from ..hub.convert import convert_checkpoint, require_free
 from ..hub.load import load_reduced, quiet_loading, require_processor
 from ..modeling import FATRViTConfig
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
-from ..training.data import read_images
 from .common import (
     BatchSize,
     Device,
@@ -33,6 +32,7 @@ from .common import (
     Revision,
     option,
     progress,
+    read_pictures,
     refusals,
     require_folders,
     separated,
@@ -142,9 +142,9 @@ class Source(NamedTuple):
         """The pictures of a path or of the word ``photographs``, or crops of them.
 
         Raises:
-            FileNotFoundError, ValueError: see ``read_images``.
+            FileNotFoundError, ValueError: see ``read_pictures``.
         """
-        pictures = read_images(images, self.limit)
+        pictures = read_pictures(images, self.limit)
         if self.crops is not None:
             pictures = random_crops(pictures, self.crops, self.seed)
         classes: Any = self.model.config.label2id

@@ -18,7 +18,6 @@ from ..hub.checkpoints import read_config
 from ..hub.load import load_model, load_reduced, require_processor
 from ..modeling.configuration_fatr_vit import CONVERTIBLE_MODEL_TYPES, FATRViTConfig
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
-from ..training.data import read_images
 from .common import (
     DCWindows,
     Device,
@@ -33,6 +32,7 @@ from .common import (
     TokenMultiple,
     option,
     progress,
+    read_pictures,
     reduction_fields,
     refusals,
     require_folders,
@@ -98,7 +98,7 @@ def run(
             selection=selection,
             dc_size_exponent=dc_size_exponent,
         )
-        pictures = read_images(images, (limit or GRID_IMAGES) if kind == "grid" else 1)
+        pictures = read_pictures(images, (limit or GRID_IMAGES) if kind == "grid" else 1)
         loaded, processor = load_transformer(model, revision, device, reduction)
         traces = run_model(loaded, processor, pictures, kind)
         shown = choose_layers(traces, numbers)

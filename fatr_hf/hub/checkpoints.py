@@ -1,10 +1,12 @@
 """What a checkpoint says of itself before its weights are read: its configuration, its image processor."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
+from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
 
 def read_config(name: str | os.PathLike[str], revision: str | None = None) -> dict[str, Any]:
@@ -42,3 +44,12 @@ def find_image_processor(name: str | os.PathLike[str], revision: str | None = No
         return AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     except OSError:
         return None
+
+
+def copy_image_processor(name: str | os.PathLike[str], revision: str | None, folder: str | os.PathLike[str]) -> bool:
+    """Copies the file of a checkpoint's image processor, which needs no pillow; gives whether there is one."""
+    source = cached_file(name, IMAGE_PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if source is None:
+        return False
+    shutil.copyfile(source, os.path.join(folder, IMAGE_PROCESSOR_NAME))
+    return True

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel, LayerTokens, schedule_macs
 from ..modeling.budget import with_keep_ratio
-from .checkpoints import find_image_processor, is_classifier, read_config
+from .checkpoints import copy_image_processor, is_classifier, read_config
 
 RESULTS = """The weights are those of {origin}. The model has not been fine-tuned with the reduction, and its accuracy
 has not been measured."""
@@ -53,19 +53,17 @@ def convert_checkpoint(
     if fields["model_type"] == FATRViTConfig.model_type:
         raise ValueError(f"{str(name)!r} is reduced already: convert the unreduced checkpoint that it came from.")
     config = FATRViTConfig.from_dict(fields, **reduction)
-    processor = find_image_processor(name, revision)
     model = load_weights(name, revision, config, is_classifier(fields))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workspace:
         complete = Path(workspace, folder.name)
         model.save_pretrained(complete, model_card=conversion_card(model, str(name)))
-        if processor is not None:
-            processor.save_pretrained(complete)
+        has_image_processor = copy_image_processor(name, revision, complete)
         complete.rename(folder)
     return Conversion(
         folder=folder,
         architecture=type(model).__name__,
-        has_image_processor=processor is not None,
+        has_image_processor=has_image_processor,
         token_schedule=config.token_schedule(),
         macs_before=schedule_macs(with_keep_ratio(config, 1.0)),
         macs_after=schedule_macs(config),

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from fatr_hf.analysis.images import NamedImage, load_images
 from fatr_hf.training.idx import is_idx_folder, read_idx_folder
+
+try:
+    import PIL.Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+except ImportError as error:
+    raise ImportError("Reading images needs pillow and scikit-learn: pip install 'fatr-hf[training]'.") from error
 
 _SOURCES = (
     '"digits" (the handwritten digits of scikit-learn), a local folder of idx files (MNIST format), a local folder '

@@ -94,12 +94,12 @@ def test_the_card_names_a_checkpoint_of_the_hub(make_fatr):
 
 
 def test_what_fails_half_way_leaves_nothing(stock, tmp_path, monkeypatch):
-    def fail(self, folder):
+    def fail(name, revision, folder):
         raise OSError("No space left on device")
 
     stock.save_pretrained(tmp_path / "saved")
     ViTImageProcessor().save_pretrained(tmp_path / "saved")
-    monkeypatch.setattr(ViTImageProcessor, "save_pretrained", fail)
+    monkeypatch.setattr("fatr_hf.hub.convert.copy_image_processor", fail)
     with pytest.raises(OSError, match="No space left"):
         convert_checkpoint(tmp_path / "saved", tmp_path / "fatr")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
