@@ -68,7 +68,7 @@ EXTRAS = {
     "benchmark": "from fatr_hf.analysis.figure_files import require_matplotlib; require_matplotlib()",
     "analysis": SEARCH,
     "export": "import onnx, onnxruntime, onnxscript",
-    "demo": "import gradio, fatr_hf.training.data",
+    "demo": "import gradio; from fatr_hf.analysis import photographs; photographs()",
 }
 """What each extra is for, in code that needs it."""
 
