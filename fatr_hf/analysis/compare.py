@@ -98,7 +98,7 @@ def compare(
         ValueError: no models, outputs of different sizes, or what ``analyze`` refuses.
     """
     if not models:
-        raise ValueError("There are no models to compare.")
+        raise ValueError("There are no models to compare: give at least one.")
     allowed = [choose_measures(model, measures) for model in models.values()]
     measures = [name for name in allowed[0] if all(name in others for others in allowed)]
     reference = next(iter(models.values()))

@@ -51,7 +51,7 @@ def collapse_figure(analyses: Mapping[str, Analysis], measures: Sequence[str] = 
     """
     panels = [name for name in measures if any(each.select(name) for each in analyses.values())]
     if not panels:
-        raise ValueError(f"None of the measures {', '.join(measures)} was taken.")
+        raise ValueError(f"None of the measures {', '.join(measures)} was taken: analyze with one of them.")
     figure, axes = new_figure(len(panels))
     for name, panel in zip(panels, axes, strict=True):
         for style, (model, analysis) in zip(line_styles(len(analyses)), analyses.items(), strict=True):
@@ -151,7 +151,8 @@ def noise_figure(rows: Sequence[Row], measure: str = "agreement") -> "Figure":
     """
     chosen = [row for row in rows if row.measure in (f"{measure}_high", f"{measure}_low")]
     if not chosen:
-        raise ValueError(f"measure={measure!r} is not among the rows: {sorted({row.measure for row in rows})}.")
+        measured = sorted({row.measure.removesuffix("_high").removesuffix("_low") for row in rows})
+        raise ValueError(f"measure={measure!r} must be one of those that were measured: {', '.join(measured)}.")
     scales = sorted({row.point or 0 for row in chosen})
     figure, axes = new_figure(len(scales))
     for panel, scale in zip(axes, scales, strict=True):

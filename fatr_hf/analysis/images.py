@@ -134,7 +134,7 @@ def to_batch(images: Sequence[NamedImage], processor: Any, label2id: Mapping[str
         ValueError: no images.
     """
     if not images:
-        raise ValueError("There are no images.")
+        raise ValueError("There are no images: give at least one.")
     mean = getattr(processor, "image_mean", None)
     grey = isinstance(mean, (list, tuple)) and len(mean) == 1
     pictures = [image.picture.convert("L" if grey else "RGB") for image in images]
@@ -197,7 +197,7 @@ def batches(data: Any, batch_size: int = 32) -> Iterator[Batch]:
         empty = False
         yield batch
     if empty:
-        raise ValueError("There are no images to look at.")
+        raise ValueError("There are no images: the data hold none, or an iterator of them was used up.")
 
 
 def split(data: Batch, batch_size: int) -> Iterator[Batch]:

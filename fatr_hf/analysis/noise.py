@@ -56,7 +56,7 @@ def noise_sensitivity(
         if not 0 <= number < depth:
             raise ValueError(f"layers={list(layers)} must lie between 0 and {depth - 1}; {number} does not.")
     if not 0 < share < 1:
-        raise ValueError(f"share={share} must lie between 0 and 1.")
+        raise ValueError(f"share={share} must lie between 0 and 1, both excluded.")
     if any(scale < 0 for scale in scales):
         raise ValueError(f"scales={list(scales)} must be at least 0.")
     generator = torch.Generator().manual_seed(seed)

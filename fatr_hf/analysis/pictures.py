@@ -51,7 +51,7 @@ def choose_layers(images: Sequence[ImageTrace], layers: Sequence[int] | None) ->
         ValueError: no images, a layer that a model does not have, or no layers.
     """
     if not images:
-        raise ValueError("There are no images to show.")
+        raise ValueError("There are no images to show: give at least one.")
     if layers is None:
         layers = [each.layer for each in images[0].layers if each.tokens_out < each.tokens_in]
         if not layers:

@@ -23,18 +23,18 @@ from .configuration import Grids, LayerwiseBaselineConfig
 
 @strict
 class EViTConfig(LayerwiseBaselineConfig):
-    r"""Configuration of [`EViTForImageClassification`].
+    r"""Configuration of ``EViTForImageClassification``.
 
     Takes every argument of `ViTConfig` and:
 
     Args:
-        reduction_layers (`list[int]`, *optional*):
+        reduction_layers (list[int], optional):
             0-based layers that reduce, strictly increasing. Defaults to a quarter, half and three quarters of the
             depth, the paper's choice for 12 layers.
-        keep_ratio (`float` or `list[float]`, defaults to 0.7):
+        keep_ratio (float or list[float], defaults to 0.7):
             Share of the tokens beside CLS that a reduction layer keeps, in (0, 1], rounded up to whole tokens; one
             value, or one per reduction layer. 1 leaves that layer an ordinary one.
-        fuse_inattentive (`bool`, defaults to `True`):
+        fuse_inattentive (bool, defaults to True):
             Whether the other tokens are fused into one; otherwise they are dropped. A layer that would fuse a single
             token stays an ordinary one: its sequence would not be shorter.
     """

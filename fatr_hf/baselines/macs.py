@@ -47,7 +47,7 @@ def closest(candidates: Sequence[int], cost: Callable[[int], int], target: int) 
         ValueError: no candidates.
     """
     if not candidates:
-        raise ValueError("There is nothing to choose from.")
+        raise ValueError("candidates is empty: give at least one.")
     place = bisect_left(candidates, -target, key=lambda candidate: -cost(candidate))
     neighbours = candidates[max(place - 1, 0) : place + 1]
     return min(neighbours, key=lambda candidate: abs(cost(candidate) - target))

@@ -25,18 +25,18 @@ Grid = tuple[int, int]
 
 @strict
 class PoolingConfig(LayerwiseBaselineConfig):
-    r"""Configuration of [`PoolingForImageClassification`].
+    r"""Configuration of ``PoolingForImageClassification``.
 
     Takes every argument of `ViTConfig` and:
 
     Args:
-        reduction_layers (`list[int]`, *optional*):
+        reduction_layers (list[int], optional):
             0-based layers that pool, strictly increasing. Defaults to a quarter, half and three quarters of the depth.
-        keep_ratio (`float` or `list[float]`, defaults to 0.7):
+        keep_ratio (float or list[float], defaults to 0.7):
             Share of the patch tokens that a reduction layer leaves, in (0, 1]; one value, or one per reduction layer.
             The grid after a layer is that of `pooled_grid` for the product of all shares so far, so that rounding
             does not add up. A layer whose grid would not change stays an ordinary one.
-        grids (`list[int]` or `list[tuple[int, int]]`, *optional*):
+        grids (list[int] or list[tuple[int, int]], optional):
             The grid after each reduction layer, as rows and columns or one number for both, never more than before;
             `keep_ratio` is then not read.
     """

@@ -23,15 +23,15 @@ from .configuration import BaselineConfig, Grids, is_integer
 
 @strict
 class ToMeConfig(BaselineConfig):
-    r"""Configuration of [`ToMeForImageClassification`].
+    r"""Configuration of ``ToMeForImageClassification``.
 
     Takes every argument of `ViTConfig` and:
 
     Args:
-        merges_per_layer (`int` or `list[int]`, defaults to 13):
+        merges_per_layer (int or list[int], defaults to 13):
             The paper's r: pairs of tokens that each layer merges, so many tokens fewer leave it; one value, or one
             per layer. Of the tokens beside CLS at most half merge: a higher value means as many as can.
-        proportional_attention (`bool`, defaults to `True`):
+        proportional_attention (bool, defaults to True):
             Whether the logarithm of a token's size is added to the attention logits towards it (equation 1).
     """
 

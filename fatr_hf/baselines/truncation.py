@@ -16,12 +16,12 @@ from .configuration import BaselineConfig, Grids, is_integer
 
 @strict
 class TruncationConfig(BaselineConfig):
-    r"""Configuration of [`TruncationForImageClassification`].
+    r"""Configuration of ``TruncationForImageClassification``.
 
     Takes every argument of `ViTConfig` and:
 
     Args:
-        tokens_out (`list[int]`, *optional*):
+        tokens_out (list[int], optional):
             Tokens that leave each layer, CLS included, never more than entered it; one entry per layer. That of a
             FATR model is `[layer.tokens_out for layer in fatr_config.token_schedule()]`. By default nothing is cut.
     """

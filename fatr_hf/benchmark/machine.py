@@ -63,5 +63,5 @@ def choose_device(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"There is no device {name!r} here: {reason}") from error
     if device.type == "meta":
-        raise ValueError("The meta device computes nothing that could be timed.")
+        raise ValueError("device='meta' computes nothing that could be timed: give another, such as 'cpu'.")
     return device

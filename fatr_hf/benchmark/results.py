@@ -131,7 +131,7 @@ class Report:
             comparisons = tuple(comparison_of(entry) for entry in values["comparisons"])
             return cls(values["machine"], values["rounds"], values["warmup"], comparisons)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"This is no result of fatr-hf bench: {error!r}.") from error
+            raise ValueError(f"This is no result of fatr-hf bench, which --json writes: {error!r}.") from error
 
 
 def summary(comparison: Comparison, measurement: Measurement) -> dict[str, float | None]:

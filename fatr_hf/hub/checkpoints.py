@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
-from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
+from transformers.utils import IMAGE_PROCESSOR_NAME
+from transformers.utils.hub import cached_file
 
 
 def read_config(name: str | os.PathLike[str], revision: str | None = None) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Augmentation:
     def _require(self, name: str, least: float, most: float, words: str) -> None:
         value = getattr(self, name)
         if not (_is_number(value) and least <= value <= most):
-            raise ValueError(f"{name}={value!r} must be {words}.")
+            raise ValueError(f"{name}={value!r} of the augmentation must be {words}.")
 
     @property
     def mixes(self) -> bool:
@@ -200,7 +200,10 @@ def picture_transforms(
     steps: list[Callable[[Any], Any]] = []
     if augmentation.crop == "random_resized":
         if size is None:
-            raise ValueError("crop='random_resized' needs an image processor with a fixed size.")
+            raise ValueError(
+                "crop='random_resized' needs an image processor with a fixed size: give its size as height and width, "
+                f"or take another crop of {', '.join(CROPS)}."
+            )
         steps.append(v2.RandomResizedCrop(size, scale=augmentation.crop_scale, interpolation=resample))
     elif augmentation.crop == "pad":
         steps.append(PaddedCrop())

@@ -42,7 +42,7 @@ class ReductionLogCallback(TrainerCallback):
                 f"The reduction of a {type(trainer.model).__name__} cannot be logged: only a FATR model's."
             )
         if trainer.eval_dataset is None:
-            raise ValueError("The Trainer has no eval_dataset, whose first images are looked at.")
+            raise ValueError("The Trainer has no eval_dataset, whose first images are looked at: give it one.")
         self.trainer = trainer
         self.num_images = num_images
 

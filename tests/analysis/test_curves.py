@@ -92,7 +92,7 @@ def test_noise_has_a_panel_for_each_scale(model, pixel_values):
     ]
     low = [row.mean for row in rows if row.measure == "cosine_low" and row.point == 4]
     assert line_data(figure.axes[1], "noise on low-frequency tokens") == ([0, 1, 2, 3], low)
-    with pytest.raises(ValueError, match="measure='accuracy' is not among the rows"):
+    with pytest.raises(ValueError, match="measure='accuracy' must be one of those that were measured: "):
         curves.noise_figure(rows, "accuracy")
 
 

@@ -258,8 +258,8 @@ def test_batches_are_made_one_at_a_time():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "There are no images to look at"),
-        (PIXELS[:0], "There are no images to look at"),
+        ([], "There are no images: the data hold none"),
+        (PIXELS[:0], "There are no images: the data hold none"),
         (PIXELS[0], r"pixel_values of the shape \(3, 8, 8\) must be \(images, channels, height, width\)"),
         ([{"pixel_values": PIXELS[None]}], r"pixel_values of the shape \(1, 7, 3, 8, 8\) must be"),
         (5, "Data must be a tensor of pixel values, a data set or another iterable, not 5"),

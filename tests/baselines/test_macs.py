@@ -16,5 +16,5 @@ def test_closest_candidate(target, chosen):
 
 
 def test_nothing_to_choose_from():
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="candidates is empty"):
         closest(range(0), int, 1)

@@ -82,7 +82,10 @@ def choose_quality(model: PreTrainedModel, examples: Examples, quality: str | No
     if quality not in QUALITIES:
         raise ValueError(f"Unknown quality {quality!r}: choose from {', '.join(QUALITIES)}.")
     if quality == "accuracy" and not labelled:
-        raise ValueError("The quality 'accuracy' needs a classifier, and images whose labels are its classes.")
+        raise ValueError(
+            "The quality 'accuracy' needs a classifier, and images whose labels are its classes: without them take "
+            "'cosine'."
+        )
     if quality != "cosine" and not is_classifier(model):
         raise ValueError(f"The quality {quality!r} needs the logits of a classifier: of an encoder take 'cosine'.")
     return quality

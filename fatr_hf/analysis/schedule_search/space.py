@@ -157,7 +157,10 @@ class SearchSpace:
         A schedule of several reductions begins with one that is possible on its own, so single ones tell.
         """
         if self.slots[-1].last >= config.num_hidden_layers:
-            raise ValueError(f"Layer {self.slots[-1].last} is none of the model's {config.num_hidden_layers} layers.")
+            raise ValueError(
+                f"slots reach layer {self.slots[-1].last}, and the model's layers are 0 to "
+                f"{config.num_hidden_layers - 1}."
+            )
         single = (
             Schedule((0,), (1 - percent / 100,), (windows,), multiple)
             for windows in self.windows
