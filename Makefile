@@ -15,7 +15,7 @@ BIN := .venv/bin
 PYTEST := -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run bench study test quality style test-oldest clean
+.PHONY: help run bench study docs test quality style test-oldest clean
 
 help: ## list the jobs
 	@echo "make JOB [PYTHON=python3] [ARGS='...'], where JOB is one of"
@@ -38,6 +38,10 @@ bench: .venv/.complete ## measure speed and cost beside the rivals: `fatr-hf ben
 # Sized by the device; goes on where an earlier one stopped.
 study: .venv/.complete ## compare FATR, its ablations and its rivals: examples/study.py with ARGS
 	$(BIN)/python examples/study.py $(ARGS)
+
+# The variable silences a notice about MkDocs 2, which the constraints keep out.
+docs: .venv/.complete ## build the documentation into build/site (ARGS=serve: show it while writing)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build) --strict
 
 test: .venv/.complete ## run the tests (ARGS: pytest's)
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) $(ARGS)

@@ -1,51 +1,215 @@
-"""What the documentation shows works, and what it points to is there."""
+"""What the documentation shows works: its Python runs, its commands are known, and what it points to is there."""
 
+import contextlib
+import functools
+import io
 import re
+import runpy
+import shlex
+import shutil
+import sys
+import textwrap
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import pytest
+import typer
+from accelerate.commands.launch import launch_command_parser
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification
+from fatr_hf.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PLACEHOLDER = "<the commit you have read>"
+COMMIT = "c0ffee" + 34 * "0"
+MODELS_OF_THE_READER = ("outputs/mine/model", "outputs/photographs/model")
+"""Folders that pages take for granted: each is said to be made by a command before."""
 
 
-def run_example(page):
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-    names = {}
-    exec(code, names)
-    return names
+class Block(NamedTuple):
+    language: str
+    text: str
 
 
-def test_the_example_of_speed_runs():
-    assert run_example("speed.md")["logits"].shape == (2, 2)
+def blocks(page):
+    """The fenced blocks of a page, those in lists and notes too."""
+    fences = re.findall(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [Block(language, textwrap.dedent(text)) for _, language, text in fences]
 
 
-def test_the_methods_example_runs():
-    names = run_example("method.md")
-    assert names["dense"].shape == (2, 64, 48)
-    assert names["unreduced"].logits.shape == (2, 2)
-
-
-def test_the_analysis_example_runs():
-    names = run_example("analysis.md")
-    assert len(names["ranks"]) == 13
-    assert [each.name for each in names["comparison"].contenders] == [
-        "unreduced",
-        "FATR",
-        "random",
-        "evit",
-        "tome",
-        "pooling",
+def pages_with(*languages):
+    return [
+        pytest.param(page, id=page.name) for page in PAGES if any(block.language in languages for block in blocks(page))
     ]
 
 
-def test_the_diagnosis_example_runs():
-    assert run_example("diagnosis.md")["diagnosis"].images == 4
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    """A cache of the Hub, as a download leaves it, with tiny models under the names that the pages use."""
+    cache = tmp_path_factory.mktemp("hub")
+    narrow = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48}
+    stock = ViTForImageClassification(ViTConfig(**narrow))
+    reduced = FATRViTForImageClassification(FATRViTConfig(**narrow, image_size=32, patch_size=8))
+    for name, model in {"google/vit-base-patch16-224": stock, "user/model": reduced}.items():
+        repository = cache / f"models--{name.replace('/', '--')}"
+        side = model.config.image_size
+        for saved in (model, ViTImageProcessor(size={"height": side, "width": side})):
+            saved.save_pretrained(repository / "snapshots" / COMMIT)
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text(COMMIT)
+    return cache
 
 
-def test_the_schedules_example_runs():
-    names = run_example("schedules.md")
-    assert names["best"] in [trial.schedule for trial in names["result"].front]
+@pytest.fixture
+def readers_folder(hub, tmp_path, monkeypatch):
+    """Where a reader would run the examples: with the Hub's models at hand, and their own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.chdir(tmp_path)
+    for folder in MODELS_OF_THE_READER:
+        shutil.copytree(hub / "models--user--model/snapshots" / COMMIT, folder)
+    return tmp_path
+
+
+CLAIMS = {
+    "README.md": ["model.config.model_type == 'fatr_vit'"],
+    "analysis.md": [
+        "len(ranks) == 13",
+        "[each.name for each in comparison.contenders] == ['unreduced', 'FATR', 'random', 'evit', 'tome', 'pooling']",
+    ],
+    "diagnosis.md": ["diagnosis.images == 4"],
+    "finetuning.md": ["model.config.keep_ratio > 0.5"],
+    "hub.md": ["type(classifier.model).__name__ == 'FATRViTForImageClassification'"],
+    "method.md": ["dense.shape == (2, 64, 48)", "unreduced.logits.shape == (2, 2)"],
+    "quickstart.md": ["torch.allclose(logits, reduced, atol=1e-5)", "model.config.model_type == 'fatr_vit'"],
+    "schedules.md": ["best in [trial.schedule for trial in result.front]"],
+    "speed.md": ["logits.shape == (2, 2)"],
+}
+"""What a page says of the values that its examples make."""
+
+
+@pytest.mark.parametrize("page", pages_with("python"))
+def test_python_examples_run(page, readers_folder):
+    names = {"__name__": page.stem}
+    for block in blocks(page):
+        if block.language == "python":
+            exec(compile(block.text.replace(PLACEHOLDER, COMMIT), page.name, "exec"), names)
+    for claim in CLAIMS.get(page.name, ()):
+        assert eval(claim, names), claim
+
+
+def commands(text):
+    """The commands of a shell block as words."""
+    for line in re.split(r"\n| && | \| ", text.replace("\\\n", " ")):
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+def check_fatr_hf(*words):
+    """Reads the words as the command itself would, and stops before it does anything."""
+    group = typer.main.get_command(app)
+    with contextlib.suppress(typer.Exit):  # --help and --version
+        context = group.make_context("fatr-hf", list(words))
+        name, command, rest = group.resolve_command(context, list(words))
+        command.make_context(name, rest, parent=context)
+
+
+def check_make(*words):
+    makefile = (ROOT / "Makefile").read_text()
+    variables = dict(word.split("=", 1) for word in words if "=" in word)
+    jobs = [word for word in words if "=" not in word]
+    assert [job for job in jobs if not re.search(rf"^{job}:", makefile, re.MULTILINE)] == []
+    assert [name for name in variables if not re.search(rf"^{name} \?=", makefile, re.MULTILINE)] == []
+    arguments = shlex.split(variables.get("ARGS", ""))
+    if jobs == ["bench"]:
+        check_fatr_hf("bench", *arguments)
+    elif jobs in (["run"], ["study"]):
+        check_python({"run": "examples/finetune.py", "study": "examples/study.py"}[jobs[0]], *arguments)
+
+
+def check_accelerate(launch, *words):
+    assert launch == "launch"
+    parsed = launch_command_parser().parse_args(words)
+    assert parsed.config_file is None or (ROOT / parsed.config_file).is_file()
+    check_python(parsed.training_script, *parsed.training_script_args)
+
+
+def check_python(script, *words):
+    if script == "-m":
+        return
+    assert (ROOT / script).is_file()
+    options = {word for word in words if word.startswith("--")}
+    assert not options or options <= options_of(script)
+
+
+@functools.cache
+def options_of(script):
+    """The options that a script's ``--help`` lists."""
+    path, text = ROOT / script, io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [script, "--help"]),
+        mock.patch.object(sys, "path", [str(path.parent), *sys.path]),
+        contextlib.redirect_stdout(text),
+        pytest.raises(SystemExit),
+    ):
+        runpy.run_path(str(path), run_name="__main__")
+    return set(re.findall(r"--\w[\w-]*", text.getvalue()))
+
+
+CHECKS = {
+    "fatr-hf": check_fatr_hf,
+    "make": check_make,
+    "accelerate": check_accelerate,
+    "python": check_python,
+    "python3": check_python,
+}
+
+NOT_OURS = {".", "cd", "hf", "pip", "pre-commit", "rm", "sha256sum"}
+"""Programs whose options are not looked at."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=f"{page.name}: {' '.join(words)[:80]}")
+        for page in PAGES
+        for block in blocks(page)
+        if block.language in ("", "bash")
+        for words in commands(block.text)
+    ],
+)
+def test_commands_and_their_options_exist(words):
+    program = words[0] if words[0] == "." else Path(words[0]).name
+    assert program in CHECKS.keys() | NOT_OURS
+    if program in CHECKS:
+        CHECKS[program](*words[1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("fatr-hf visualise MODEL IMAGES", "No such command"),
+        ("fatr-hf bench --suites targets", "No such option"),
+        ("make walk", "walk"),
+        ("make run PROCESS=2", "PROCESS"),
+        ("make run ARGS='--data_set digits'", "--data_set"),
+        ("make bench ARGS='--suites targets'", "No such option"),
+        ("accelerate launch examples/finetune.py --data_set digits", "--data_set"),
+        ("python examples/ablations.py MODEL", "ablations"),
+    ],
+)
+def test_what_does_not_exist_is_seen(words, error):
+    [words] = commands(words)
+    with pytest.raises(Exception, match=error):
+        CHECKS[words[0]](*words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_is_of_a_language_that_is_checked(page):
+    assert {block.language for block in blocks(page)} <= {"", "bash", "python"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -55,7 +219,12 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_readmes_token_counts_are_the_models():
-    from fatr_hf import FATRViTConfig
-
     counts = [layer.tokens_out for layer in FATRViTConfig().token_schedule()]
     assert ", ".join(map(str, counts[:7])) in (ROOT / "README.md").read_text()
+
+
+def test_the_start_page_only_quotes_figures():
+    figures = re.findall(r"(?<![\d.])[-+]?\d\.\d+(?: ± \d\.\d+)?", (ROOT / "docs/index.md").read_text())
+    sources = "".join((ROOT / name).read_text() for name in ("README.md", "docs/results.md", "docs/speed.md"))
+    assert len(figures) > 4
+    assert [figure for figure in figures if figure not in sources] == []
