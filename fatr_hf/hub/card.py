@@ -1,4 +1,4 @@
-"""The model card of a FATR model that is saved already, from its configuration alone."""
+"""The model card of a FATR model that is saved already, from its configuration and its code."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from ..modeling import FATRViTConfig, build_model_card
+from ..modeling.model_card import code_hashes
 from .checkpoints import is_classifier, read_config
+from .code import find_code
 
 
 def checkpoint_card(name: str | os.PathLike[str], *, revision: str | None = None, **arguments: Any) -> ModelCard:
-    """The card of a saved FATR model; its weights are not read.
+    """The card of a saved FATR model; its weights are not read, its code is not run.
 
     Args:
         name: folder or Hub name; a Hub name is also the card's ``repo_id``, unless another is given.
@@ -33,6 +35,7 @@ def checkpoint_card(name: str | os.PathLike[str], *, revision: str | None = None
     if accuracy is not None and arguments.get("dataset") is None:
         raise ValueError(f"accuracy={accuracy:g} needs the name of the data set that it was measured on.")
     arguments.setdefault("task", "image-classification" if is_classifier(fields) else "image-feature-extraction")
+    arguments.setdefault("code", code_hashes(find_code(name, revision)))
     if not Path(name).exists():
         arguments.setdefault("repo_id", str(name))
     return build_model_card(FATRViTConfig.from_dict(fields), **arguments)

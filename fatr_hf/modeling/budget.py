@@ -22,6 +22,9 @@ from .frequency_attention import SIZE_CHANNELS
 REPEATS = 7
 """Timed forward passes for one latency, which is their median."""
 
+REMEMBERED = 100
+"""Circumstances whose latencies a configuration holds; beyond, the oldest are forgotten (see ``latency_key``)."""
+
 
 def schedule_macs(config: FATRViTConfig, image_size: int | Iterable[int] | None = None) -> int:
     """Multiply-accumulates of one classified image: matrix products, as the configuration's schedule implies them.
@@ -165,7 +168,8 @@ def remembered_latency(
                 milliseconds = measure(model, pixel_values)
             finally:
                 model.set_reduction(keep_ratio=before)
-            config.measured_latencies = known | {key: known.get(key, {}) | {name: milliseconds}}
+            known = known | {key: known.get(key, {}) | {name: milliseconds}}
+            config.measured_latencies = dict(list(known.items())[-REMEMBERED:])
         return float(config.measured_latencies[key][name])
 
     return latency

@@ -2,13 +2,17 @@
 """Configuration of a ViT with frequency-aware token reduction: ViT's own fields, and where and how to reduce."""
 
 import difflib
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import fields
+from types import NoneType
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
+from transformers.activations import ACT2FN
 
 from .frequency_attention import SELECTIONS
 from .token_schedule import LayerTokens, per_layer, plan_tokens
@@ -36,6 +40,10 @@ MAE_ONLY_FIELDS = (
     "norm_pix_loss",
 )
 
+LARGEST_SIZE, LARGEST_DEPTH = 2**20, 1000
+"""Widths, patches or classes, and layers: far beyond any ViT. What names more is damaged, and would never be built."""
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 PRESETS = ("local",)
 """Reductions by name, for ``from_pretrained(..., preset=...)`` (see ``preset_fields``)."""
@@ -80,33 +88,33 @@ def is_integer(value: Any) -> bool:
 
 @strict
 class FATRViTConfig(ViTConfig):
-    r"""Configuration of [`FATRViTModel`] and [`FATRViTForImageClassification`] (arXiv 2511.21477).
+    r"""Configuration of ``FATRViTModel`` and ``FATRViTForImageClassification`` (arXiv 2511.21477).
 
     Takes every argument of `ViTConfig` and:
 
     Args:
-        reduction_layers (`list[int]`, *optional*):
+        reduction_layers (list[int], optional):
             0-based layers that reduce, strictly increasing. Defaults to a quarter, half and three quarters of the
             depth.
-        keep_ratio (`float` or `list[float]`, defaults to 0.7):
+        keep_ratio (float or list[float], defaults to 0.7):
             Share of the patch tokens at hand that each reduction layer keeps, in (0, 1]; one value, or one per
             reduction layer. 1.0 leaves that layer an ordinary one.
-        dc_windows (`int` or `list[int]`, *optional*):
+        dc_windows (int or list[int], optional):
             Windows along each side of the patch grid; the patches dropped in a window become one DC token. One value,
             or one per reduction layer; each divides the one before. Defaults to 2 in the first, then 1. 0 in all of
             them is there for ablation: what is not kept is dropped.
-        reweight_attention (`bool`, defaults to `True`):
+        reweight_attention (bool, defaults to True):
             Whether heads learn to re-weight high frequencies and DC tokens (omega1, omega2).
-        dc_position_embeddings (`bool`, defaults to `True`):
+        dc_position_embeddings (bool, defaults to True):
             Whether DC tokens get a learned position embedding.
-        selection (`str`, defaults to `"high_frequency"`):
+        selection (str, defaults to "high_frequency"):
             How tokens are ranked. `"high_frequency"` is the method; `"low_frequency"`, `"cls_attention"`,
             `"dc_similarity"` and `"random"` are there for ablation.
-        token_multiple (`int`, defaults to 1):
+        token_multiple (int, defaults to 1):
             Fewer tokens are kept until a reduced sequence's length is a multiple of this.
-        dc_size_exponent (`float`, defaults to 0.0):
+        dc_size_exponent (float, defaults to 0.0):
             Raises the attention logits towards a DC token of `c` patches by this times `log(c)`, in [0, 1].
-        measured_latencies (`dict`, *optional*):
+        measured_latencies (dict, optional):
             Milliseconds by keep ratio, by the device they were measured on; written by `model.for_budget`.
 
     Raises:
@@ -129,6 +137,8 @@ class FATRViTConfig(ViTConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_misspelt_fields(kwargs)
+        refuse_bad_labels(self.id2label, self.label2id, kwargs.get("num_labels"))
+        refuse_bad_dtype(self.dtype, kwargs.get("torch_dtype"))
         if "preset" in kwargs:
             raise ValueError("preset is an argument of FATRViTConfig.from_preset and of from_pretrained, not of this.")
         if self.reduction_layers is None:
@@ -150,9 +160,11 @@ class FATRViTConfig(ViTConfig):
             **kwargs: fields that go before those; ``preset`` names several at once (see ``preset_fields``).
 
         Raises:
-            ValueError: the configuration of an architecture that is not ViT's.
+            ValueError: the configuration of an architecture that is not ViT's, one with a field of a wrong type, or one
+                that chooses code.
         """
         config_dict = dict(config_dict)
+        refuse_choice_of_code(config_dict)
         model_type = config_dict.pop("model_type", cls.model_type)
         if model_type != cls.model_type:
             config_dict = convert_config_dict(model_type, config_dict)
@@ -161,12 +173,15 @@ class FATRViTConfig(ViTConfig):
         names = {field.name for field in fields(cls)} - {"dtype"}
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         preset = kwargs.pop("preset", None)
-        if preset is not None:
-            dense = super().from_dict(
-                config_dict | overrides | {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
-            )
-            overrides = preset_fields(preset, dense.patch_grid()) | overrides
-        return super().from_dict(config_dict | overrides, **kwargs)
+        try:
+            if preset is not None:
+                dense = {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
+                grid = super().from_dict(config_dict | overrides | dense).patch_grid()
+                overrides = preset_fields(preset, grid) | overrides
+            return super().from_dict(config_dict | overrides, **kwargs)
+        except (AttributeError, LookupError, RecursionError, TypeError) as error:
+            # Fields that are transformers' alone, which it reads without checking them.
+            raise ValueError(f"The configuration has a field of a wrong type: {error}") from error
 
     @classmethod
     def from_preset(cls, preset: str, **fields: Any) -> Any:
@@ -179,8 +194,20 @@ class FATRViTConfig(ViTConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """As in transformers, for checkpoints of any ViT; see ``from_dict``."""
-        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        """As in transformers, for checkpoints of any ViT; see ``from_dict``.
+
+        Raises:
+            OSError: no such checkpoint, or a config.json that is no JSON.
+            ValueError: a config.json that is absent or is no configuration of a model.
+        """
+        name = str(pretrained_model_name_or_path)
+        try:
+            config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"The config.json of {name!r} cannot be read: {error}") from error
+        # Without one transformers takes the default configuration, which is some other model's.
+        if "model_type" not in config_dict:
+            raise ValueError(f"{name!r} has no config.json with a model_type.")
         return cls.from_dict(config_dict, **kwargs)
 
     @property
@@ -232,6 +259,29 @@ class FATRViTConfig(ViTConfig):
                 f"hidden_size={self.hidden_size}."
             )
 
+    def validate_model(self) -> None:
+        """Checks the sizes and numbers of the model apart from its reduction.
+
+        `@strict` runs validators in alphabetical order: no schedule of a million layers is planned after this.
+        """
+        sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "pooler_output_size")
+        for name in sizes:
+            require_size(name, getattr(self, name), LARGEST_SIZE)
+        require_size("num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)
+        require_size("the number of patches", math.prod(self.patch_grid()), LARGEST_SIZE)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
+        for name in ("return_dict", "output_attentions", "output_hidden_states"):
+            if not isinstance(getattr(self, name), (bool, NoneType)):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number of at least 0.")
+        for name in ("hidden_act", "pooler_act"):
+            if getattr(self, name) not in ACT2FN:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(ACT2FN)}.")
+
     def validate_reduction(self) -> None:
         """Checks every field of the reduction and the schedule they make together (run by `@strict`)."""
         layers, depth = list(self.reduction_layers or ()), self.num_hidden_layers
@@ -255,6 +305,44 @@ class FATRViTConfig(ViTConfig):
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection={self.selection!r} must be one of {', '.join(SELECTIONS)}.")
         self.token_schedule()
+
+
+def require_size(name: str, size: int, largest: int) -> None:
+    """Raises a ValueError for a size below 1 or above the largest."""
+    if not 1 <= size <= largest:
+        raise ValueError(f"{name}={size} must be an integer from 1 to {largest}.")
+
+
+def refuse_bad_labels(id2label: Any, label2id: Any, num_labels: Any) -> None:
+    """Raises a ValueError for names of classes, or a number of them, that are none; each may be None."""
+    if num_labels is not None and not (is_integer(num_labels) and 0 <= num_labels <= LARGEST_SIZE):
+        raise ValueError(f"num_labels={num_labels!r} must be an integer from 0 to {LARGEST_SIZE}.")
+    if id2label is not None and not (isinstance(id2label, dict) and all(str(key).isdecimal() for key in id2label)):
+        raise ValueError(f"id2label={id2label!r} must map the number of every class to its name.")
+    if label2id is not None and not isinstance(label2id, dict):
+        raise ValueError(f"label2id={label2id!r} must map the name of every class to its number.")
+
+
+def refuse_bad_dtype(*dtypes: Any) -> None:
+    """Raises a ValueError for the name of a dtype that weights cannot have; None stands for the default."""
+    for dtype in dtypes:
+        if dtype is not None and not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}.")
+
+
+def refuse_choice_of_code(config_dict: dict[str, Any]) -> None:
+    """Raises a ValueError where a configuration's file would have transformers fetch kernels, or unpickle weights.
+
+    Whoever wants a kernel of the Hub gives ``attn_implementation`` to ``from_pretrained``.
+    """
+    for name in ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"):
+        if "/" in str(config_dict.get(name)):
+            raise ValueError(f"{name}={config_dict[name]!r}: a configuration may not choose code from the Hub.")
+    if config_dict.get("transformers_weights") is not None:
+        raise ValueError(
+            f"transformers_weights={config_dict['transformers_weights']!r}: a configuration may not choose the file of "
+            "the weights, which are read from model.safetensors or what its index lists."
+        )
 
 
 def refuse_misspelt_fields(kwargs: dict[str, Any]) -> None:

@@ -8,15 +8,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard
-from transformers import PreTrainedModel
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, later httpx2's
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
 from .configuration_fatr_vit import FATRViTConfig
 from .fused_projections import is_fused
-from .model_card import build_model_card
+from .model_card import build_model_card, code_hashes, with_code_hashes
+from .weight_checks import refuse_infinite_weights, refuse_other_dtypes, shard_names, wording_errors
 
 logger = logging.get_logger(__name__)
+
+UNPUBLISHED = "user/model"
+"""Where a card says that a model is before it is published."""
+
+PROCESSOR = "preprocessor_config.json"
+
+PATH_STARTS = (".", "/", "~")
+"""What a name begins with that is a path and no name on the Hub."""
 
 AUTO_MAP = {
     "AutoConfig": "configuration_fatr_vit.FATRViTConfig",
@@ -43,26 +53,35 @@ class HubRepositoryMixin(PreTrainedModel):
         for any ViT; a pooler that it does not have is left out (``model.pooler`` is None).
 
         Raises:
-            FileNotFoundError: a path that leads nowhere.
-            ValueError: a checkpoint of another architecture, or one that lacks weights.
+            OSError: a path that leads nowhere, or files that are not there.
+            ValueError: a checkpoint of another architecture, one that lacks weights, or whose weights are damaged, of
+                other shapes than its configuration's, not of floating point or not finite.
+            huggingface_hub.errors.StrictDataclassError: a configuration that cannot be.
         """
         name = str(pretrained_model_name_or_path)
-        if name.startswith((".", "/", "~")) and not os.path.exists(name):
+        if name.startswith(PATH_STARTS) and not os.path.exists(name):
             raise FileNotFoundError(f"There is no checkpoint at {name!r}: give a folder that exists or a Hub name.")
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError(
                 f"use_safetensors={kwargs['use_safetensors']} is not supported: weights are read from safetensors "
                 "files only, never unpickled. Convert the checkpoint to safetensors first."
             )
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
+        is_loaded_from_files = kwargs.get("state_dict") is None
+        if is_loaded_from_files:
+            shard_names(name, kwargs)
+        with wording_errors(name):
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        if is_loaded_from_files:
+            refuse_other_dtypes(name, kwargs)
         model, info = loaded
         missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         if any(key.startswith("pooler.") for key in missing):
             logger.warning(f"{name} has no pooler: the model is loaded without one.")
             model.pooler = None
         refuse_missing_weights(name, missing, dict(model.named_parameters()))
+        refuse_infinite_weights(name, model.named_parameters())
         return (model, info) if output_loading_info else model
 
     def save_pretrained(
@@ -88,6 +107,9 @@ class HubRepositoryMixin(PreTrainedModel):
             raise ValueError("A fused model cannot be saved: save the model that it was made from.")
         hub_names = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr")
         hub_arguments = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
+        if push_to_hub:
+            name = hub_arguments.get("repo_id", Path(save_directory).name)
+            hub_arguments["repo_id"] = full_repo_id(name, kwargs.get("token"))
         self.config.validate()  # before the first file is written
         self.config.auto_map = dict(AUTO_MAP)
         # Files hold the names of the state dict, so that whatever reads them (a resumed Trainer) needs no renaming.
@@ -98,15 +120,19 @@ class HubRepositoryMixin(PreTrainedModel):
             return
         card_path = Path(save_directory) / "README.md"
         if model_card is not None or not card_path.exists():
-            (model_card or self.build_card(repo_id=hub_arguments.get("repo_id", "user/model"))).save(card_path)
+            (model_card or self.build_card(repo_id=hub_arguments.get("repo_id", UNPUBLISHED))).save(card_path)
+        card = card_path.read_text()
+        current_card = with_code_hashes(card, code_hashes(card_path.parent))
+        if current_card != card:
+            card_path.write_text(current_card)
         if push_to_hub:
-            hub_arguments.setdefault("repo_id", Path(save_directory).name)
             upload_repository(save_directory, keep_card=model_card is None, token=kwargs.get("token"), **hub_arguments)
 
     def push_to_hub(
         self,
         repo_id: str,
         *,
+        image_processor: BaseImageProcessor | None = None,
         model_card: ModelCard | None = None,
         max_shard_size: int | str = "50GB",
         tags: list[str] | None = None,
@@ -116,16 +142,23 @@ class HubRepositoryMixin(PreTrainedModel):
 
         Args:
             repo_id: created where needed.
+            image_processor: published with the model; ``pipeline`` needs one.
             model_card: the card to publish. Without one a plain card is published, unless the repository has a card.
             tags: further tags of the plain card.
             kwargs: ``commit_message``, ``commit_description``, ``private``, ``token``, ``revision``, ``create_pr``.
 
         Returns:
-            The commit's URL.
+            The commit's URL; its ``oid`` is the commit's hash.
+
+        Raises:
+            OSError, ValueError: as for ``upload_repository``.
         """
+        repo_id = full_repo_id(repo_id, kwargs.get("token"))
         card = model_card or self.build_card(repo_id=repo_id, tags=tags or ())
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, model_card=card, max_shard_size=max_shard_size)
+            if image_processor is not None:
+                image_processor.save_pretrained(folder)
             return upload_repository(folder, repo_id, keep_card=model_card is None, **kwargs)
 
     def build_card(self, **arguments: Any) -> ModelCard:
@@ -133,7 +166,7 @@ class HubRepositoryMixin(PreTrainedModel):
         classifies = type(self)._auto_class == "AutoModelForImageClassification"
         arguments.setdefault("task", "image-classification" if classifies else "image-feature-extraction")
         origin = self.config._name_or_path
-        if origin and not os.path.exists(origin):
+        if is_hub_name(origin):
             arguments.setdefault("base_model", origin)
         return build_model_card(self.config, **arguments)
 
@@ -154,26 +187,37 @@ def unsharded_class(model: PreTrainedModel) -> Iterator[None]:
 
 
 def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[str, Any]) -> None:
-    """Raises a ValueError if a loaded model holds weights that its checkpoint did not give, a new classifier apart.
+    """Raises a ValueError if a loaded model holds weights that its checkpoint did not give, a whole classifier apart.
 
     All of the reduction's own parameters may be missing together: that is a stock checkpoint.
     """
-    lacking = sorted(key for key in missing if key in parameters)
+    lacking = sorted(key for key in missing if key in parameters and not key.endswith("mask_token"))
     reduction = [key for key in lacking if key.endswith(REDUCTION_PARAMETERS)]
-    encoder = [key for key in lacking if not key.startswith("classifier.") and not key.endswith("mask_token")]
-    encoder = [key for key in encoder if key not in reduction]
+    classifier = [key for key in lacking if key.startswith("classifier.")]
+    encoder = [key for key in lacking if key not in (*reduction, *classifier)]
     if encoder:
-        reason = "it does not hold an encoder of this architecture and size"
+        keys, reason = encoder, "it does not hold an encoder of this architecture and size"
     elif 0 < len(reduction) < sum(key.endswith(REDUCTION_PARAMETERS) for key in parameters):
-        reason = "it was trained with another reduction; load it with its own fields, then use set_reduction"
+        keys, reason = reduction, "it was trained with another reduction; load it with its own, then use set_reduction"
+    elif 0 < len(classifier) < sum(key.startswith("classifier.") for key in parameters):
+        keys, reason = classifier, "it holds a part of its classifier only"
     else:
         return
-    keys = encoder or reduction
     shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
     raise ValueError(
         f"The checkpoint {name!r} lacks {len(keys)} of the model's weights ({shown}): {reason}. "
         "A model with random layers is never returned."
     )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a checkpoint was loaded from the Hub by this name; the path of a folder that is gone is none."""
+    return bool(name) and not name.startswith(PATH_STARTS) and not os.path.exists(name)
+
+
+def full_repo_id(repo_id: str, token: str | bool | None) -> str:
+    """A repository's name with its owner, by default the owner of the token."""
+    return repo_id if "/" in repo_id else f"{HfApi(token=token).whoami()['name']}/{repo_id}"
 
 
 def upload_repository(
@@ -188,25 +232,57 @@ def upload_repository(
     commit_message: str | None = None,
     commit_description: str | None = None,
 ) -> str:
-    """Uploads a folder to the Hub in one commit, so that nothing half-written is ever published.
+    """Uploads a folder with a model card to the Hub in one commit, so that nothing half-written is ever published.
+
+    A card that the Hub does not accept is refused before the repository is created.
 
     Args:
-        keep_card: leave a README.md that the repository already has as it is.
+        repo_id: created where needed.
+        keep_card: leave a README.md that the repository already has as it is, but for its list of the code's hashes.
+        private: whether a new repository is private.
+        revision: branch to commit to, made from the main branch where needed; or a pull request, ``refs/pr/1``.
 
     Returns:
-        The commit's URL.
+        The commit's URL; its ``oid`` is the commit's hash.
+
+    Raises:
+        OSError: the Hub refused, or the connection broke.
+        ValueError: a name that the Hub does not allow, or a card that it does not accept.
     """
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not create_pr:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    has_card = keep_card and api.file_exists(repo_id, "README.md", revision=revision)
-    return api.upload_folder(
-        repo_id=repo_id,
-        folder_path=Path(folder),
-        ignore_patterns=["README.md"] if has_card else None,
-        revision=revision,
-        create_pr=create_pr,
-        commit_message=commit_message or "Upload FATR model",
-        commit_description=commit_description,
-    )
+    api, card = HfApi(token=token), Path(folder, "README.md").read_text()
+    try:
+        ModelCard(card).validate()
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/") and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        additions = {name: CommitOperationAdd(name, Path(folder, name)) for name in visible_files(Path(folder))}
+        additions["README.md"] = CommitOperationAdd("README.md", card.replace(UNPUBLISHED, repo_id).encode())
+        if keep_card and api.file_exists(repo_id, "README.md", revision=revision):
+            published = Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text()
+            kept = with_code_hashes(published, code_hashes(Path(folder)))
+            additions["README.md"] = CommitOperationAdd("README.md", kept.encode())
+        if PROCESSOR not in additions and not api.file_exists(repo_id, PROCESSOR, revision=revision):
+            logger.warning(
+                f"{repo_id} has no image processor, and `pipeline` needs one: give image_processor= to push_to_hub, "
+                "or push the processor to the same repository."
+            )
+        # upload_folder would make several commits of a folder where it sees fit.
+        return api.create_commit(
+            repo_id,
+            list(additions.values()),
+            commit_message=commit_message or "Upload FATR model",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
+    except (HTTPError, OSError, RuntimeError) as error:
+        raise OSError(
+            f"{repo_id} is not published: {error}\nFiles appear all at once when the last has arrived: unless the "
+            "connection broke after that, the repository is as it was. Push again when the reason is gone."
+        ) from error
+
+
+def visible_files(folder: Path) -> list[str]:
+    """Paths of all files relative to their folder, but for hidden ones, such as git's."""
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]

@@ -1,7 +1,10 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""The model card of a FATR repository: metadata for the Hub, how to load the model, its tokens, what was measured."""
+"""The model card of a FATR repository: metadata for the Hub, how to load the model, its code, tokens and results."""
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -36,12 +39,24 @@ print(classifier("photograph.jpg"))
 `AutoConfig`, `AutoModel` and `AutoModelForImageClassification` load it in the same way. `model.reduction(False)` is a
 context manager that switches the reduction off; `output_token_sources=True` returns which token stands for each patch.
 
-## Tokens
+{code}## Tokens
 
 {rows} x {columns} patches. Counts include the CLS token.
 
 {token_table}
 {results}"""
+
+CODE = """## Code
+
+SHA-256 of every Python file of this repository. In its folder `grep -E '^[0-9a-f]{{64}}' README.md | sha256sum --check`
+compares; `fatr-hf verify` says whether they are the files of a release.
+
+```
+{hashes}```
+
+"""
+
+HASH_LIST = re.compile(r"(?:^[0-9a-f]{64}  [^\n]+\n)+", re.MULTILINE)
 
 
 def build_model_card(
@@ -55,6 +70,7 @@ def build_model_card(
     accuracy: float | None = None,
     results: str = "",
     tags: Sequence[str] = (),
+    code: Mapping[str, str] | None = None,
 ) -> ModelCard:
     """The card of a model with this configuration.
 
@@ -67,7 +83,10 @@ def build_model_card(
         accuracy: top-1 accuracy in [0, 1] on that data set's test split; goes into the model index.
         results: what was measured, in Markdown.
         tags: further tags.
+        code: SHA-256 of the repository's Python files (see ``code_hashes``); by default of those that
+            ``save_pretrained`` copies. ``save_pretrained`` brings a card up to date.
     """
+    code = shipped_code_hashes() if code is None else code
     name = repo_id.split("/")[-1]
     evaluations = None
     if accuracy is not None and dataset is not None:
@@ -105,10 +124,36 @@ def build_model_card(
             revision="<commit hash>",
             rows=rows,
             columns=columns,
+            code=CODE.format(hashes=hash_list(code)) if code else "",
             token_table=token_table(config.token_schedule()),
             results=f"\n## Results\n\n{results.strip()}\n" if results else "",
         )
     )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def code_hashes(folder: Path) -> dict[str, str]:
+    """The hash of every Python file of a folder, by name."""
+    return {path.name: file_hash(path) for path in sorted(folder.glob("*.py"))}
+
+
+def shipped_code_hashes() -> dict[str, str]:
+    """``code_hashes`` of the files beside this one that travel with a model: all but the package's ``__init__.py``."""
+    return {name: digest for name, digest in code_hashes(Path(__file__).parent).items() if name != "__init__.py"}
+
+
+def hash_list(hashes: Mapping[str, str]) -> str:
+    """Hashes as ``sha256sum`` writes and reads them."""
+    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
+
+
+def with_code_hashes(card: str, hashes: Mapping[str, str]) -> str:
+    """A card whose list of hashes is this one; a card without a list stays as it is."""
+    return HASH_LIST.sub(hash_list(hashes), card, count=1)
 
 
 def token_table(schedule: Sequence[LayerTokens]) -> str:

@@ -282,6 +282,7 @@ class FATRViTForImageClassification(FATRViTPreTrainedModel, ViTForImageClassific
             attention_mask=attention_mask,
             output_token_sources=output_token_sources,
             prefix_only=reads_prefix_alone(self.vit, {"output_token_sources": output_token_sources, **kwargs}),
+            return_dict=True,
             **kwargs,
         )
         logits = self.classifier(outputs.last_hidden_state[:, 0])

@@ -9,7 +9,7 @@ import pytest
 from fatr_hf import __version__
 from fatr_hf.cli import app
 
-COMMANDS = ("analyze", "bench", "card", "compare", "convert", "diagnose", "search", "visualize")
+COMMANDS = ("analyze", "bench", "card", "compare", "convert", "diagnose", "search", "verify", "visualize")
 
 
 def test_the_installed_command_is_this_one():

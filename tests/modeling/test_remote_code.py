@@ -150,59 +150,6 @@ def test_encoder_folder_loads_as_encoder(make_fatr, pixel_values, tmp_path):
     assert torch.equal(again(pixel_values).pooler_output, encoder(pixel_values).pooler_output)
 
 
-class FakeHub:
-    """Stands in for the Hub's client: records what would be published."""
-
-    def __init__(self, has_card=False):
-        self.has_card = has_card
-        self.uploads = []
-
-    def __call__(self, token=None):
-        return self
-
-    def create_repo(self, repo_id, private=None, exist_ok=False):
-        return type("RepoUrl", (), {"repo_id": repo_id})
-
-    def create_branch(self, repo_id, branch, exist_ok):
-        self.branch = branch
-
-    def file_exists(self, repo_id, name, revision=None):
-        return self.has_card
-
-    def upload_folder(self, **arguments):
-        names = sorted(os.listdir(arguments["folder_path"]))
-        self.uploads.append({**arguments, "names": names})
-        return "https://hub/commit/1"
-
-
-@pytest.mark.parametrize("has_card", [False, True], ids=["new-repository", "repository-with-card"])
-def test_push_is_one_commit_and_keeps_a_published_card(make_fatr, monkeypatch, has_card):
-    hub = FakeHub(has_card)
-    monkeypatch.setattr("fatr_hf.modeling.hub_repository.HfApi", hub)
-    url = make_fatr().push_to_hub("someone/vit-fatr", commit_message="First", revision="draft")
-    [upload] = hub.uploads
-    assert url == "https://hub/commit/1"
-    assert (upload["repo_id"], upload["commit_message"], hub.branch) == ("someone/vit-fatr", "First", "draft")
-    assert {"README.md", "config.json", "model.safetensors", "modeling_fatr_vit.py"} <= set(upload["names"])
-    assert upload["ignore_patterns"] == (["README.md"] if has_card else None)
-
-
-def test_push_of_a_given_card_replaces_the_published_one(make_fatr, monkeypatch):
-    hub = FakeHub(has_card=True)
-    monkeypatch.setattr("fatr_hf.modeling.hub_repository.HfApi", hub)
-    model = make_fatr()
-    model.push_to_hub("someone/vit-fatr", model_card=model.build_card(license="mit"))
-    assert hub.uploads[0]["ignore_patterns"] is None
-
-
-def test_save_pretrained_can_push(make_fatr, monkeypatch, tmp_path):
-    hub = FakeHub()
-    monkeypatch.setattr("fatr_hf.modeling.hub_repository.HfApi", hub)
-    make_fatr().save_pretrained(tmp_path / "vit-fatr", push_to_hub=True, repo_id="someone/vit-fatr")
-    assert hub.uploads[0]["repo_id"] == "someone/vit-fatr"
-    assert "someone/vit-fatr" in (tmp_path / "vit-fatr" / "README.md").read_text()
-
-
 def test_base_model_of_the_plain_card_is_a_hub_name_only(make_fatr, tmp_path):
     model = make_fatr()
     model.save_pretrained(tmp_path)
