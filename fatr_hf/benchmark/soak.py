@@ -83,9 +83,6 @@ def within_budget(model: FATRViTForImageClassification, pixel_values: Tensor, ke
 
 CHANGES = (reduced, unreduced, fused, reduced_by_image, within_budget)
 
-CYCLE = len(IMAGE_SIZES) * len(BATCH_SIZES) * len(KEEP_RATIOS) * len(CHANGES)
-"""Passes after which the same inputs and changes come again."""
-
 
 def soak(model: FATRViTForImageClassification, passes: int, readings: int = 10) -> list[InUse]:
     """What is in use after every ``passes / readings`` forward passes; from one pass to the next everything changes.

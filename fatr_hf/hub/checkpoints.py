@@ -22,7 +22,7 @@ def read_config(name: str | os.PathLike[str], revision: str | None = None) -> di
     """
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-    except OSError as error:
+    except (OSError, RecursionError, TypeError, ValueError) as error:
         raise FileNotFoundError(
             f"No checkpoint can be read from {str(name)!r}: give a folder that exists, or a Hub name, which needs a "
             f"connection the first time. {error}"

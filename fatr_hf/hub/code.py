@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
+from ..modeling.hub_repository import HTTPClientError
 from ..modeling.model_card import file_hash, shipped_code_hashes
 
 Verdict = Literal["same", "differs", "missing", "not ours"]
@@ -53,7 +53,7 @@ def find_code(name: str | os.PathLike[str], revision: str | None = None) -> Path
         return Path(name)
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.py", "*.json"]))
-    except (HTTPError, LocalEntryNotFoundError, ValueError) as error:
+    except (HTTPClientError, OSError, ValueError) as error:
         raise FileNotFoundError(
             f"No code can be read from {str(name)!r}: give a folder that exists, or a Hub name, which needs a "
             f"connection. {error}"

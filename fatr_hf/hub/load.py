@@ -126,5 +126,8 @@ def load_reduced(
 def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:
     """The image processor, or a ValueError where a checkpoint has none."""
     if processor is None:
-        raise ValueError("The checkpoint has no image processor (preprocessor_config.json), which images need.")
+        raise ValueError(
+            "The checkpoint has no image processor, which images need: save one beside it, such as "
+            'ViTImageProcessor(size={"height": 224, "width": 224}).save_pretrained(folder).'
+        )
     return processor

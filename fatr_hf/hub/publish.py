@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError  # type: ignore[attr-defined]
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from ..modeling.hub_repository import upload_repository
+from ..modeling.hub_repository import HTTPClientError, upload_repository
 
 REQUIRED_FILES = (
     "config.json",
@@ -32,7 +32,7 @@ def require_access(repo_id: str | None) -> None:
         account = HfApi().whoami()
     except (HfHubHTTPError, LocalTokenNotFoundError) as error:
         raise PermissionError(f"Cannot publish to {repo_id}: {error}. Log in with `hf auth login`.") from error
-    except (HTTPError, OSError) as error:
+    except (HTTPClientError, OSError) as error:
         raise ConnectionError(f"Cannot publish to {repo_id}: the Hub cannot be reached. {error}") from error
     if account["auth"].get("accessToken", {}).get("role") == "read":
         raise PermissionError(f"Cannot publish to {repo_id}: the token may read only. Log in with one that may write.")

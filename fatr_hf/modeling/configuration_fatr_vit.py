@@ -140,7 +140,9 @@ class FATRViTConfig(ViTConfig):
         refuse_bad_labels(self.id2label, self.label2id, kwargs.get("num_labels"))
         refuse_bad_dtype(self.dtype, kwargs.get("torch_dtype"))
         if "preset" in kwargs:
-            raise ValueError("preset is an argument of FATRViTConfig.from_preset and of from_pretrained, not of this.")
+            raise ValueError(
+                "preset is an argument of FATRViTConfig.from_preset and of from_pretrained, not of the constructor."
+            )
         if self.reduction_layers is None:
             depth = self.num_hidden_layers
             self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})

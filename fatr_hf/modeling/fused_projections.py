@@ -86,8 +86,8 @@ class ProjectingAttention(ViTAttention):
         for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
             if not is_plain(part, nn.Linear):
                 raise ValueError(
-                    f"{name} is {type(part).__name__}, not a plain Linear layer: merge adapters, and fuse before the "
-                    "model is quantised or offloaded."
+                    f"{name} is {type(part).__name__}, not a plain Linear layer: merge adapters first; of a quantised "
+                    "or offloaded model there is no fused copy."
                 )
             delattr(self, name)
         weight = torch.cat([part.weight for part in parts])
@@ -131,7 +131,7 @@ def fuse_projections(model: Model) -> Model:
         ValueError: a projection that is no plain linear layer, or a model that is fused already.
     """
     if is_fused(model):
-        raise ValueError("This model is fused already.")
+        raise ValueError("This model is fused already: use it as it is.")
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fused = copy.deepcopy(model, shared).eval()
     for module in fused.modules():

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
-from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, later httpx2's
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
@@ -27,6 +27,9 @@ PROCESSOR = "preprocessor_config.json"
 
 PATH_STARTS = (".", "/", "~")
 """What a name begins with that is a path and no name on the Hub."""
+
+HTTPClientError: Any = HfHubHTTPError.__bases__[0]
+"""What huggingface_hub's HTTP client raises where the Hub cannot be reached; the client changes with its version."""
 
 AUTO_MAP = {
     "AutoConfig": "configuration_fatr_vit.FATRViTConfig",
@@ -275,7 +278,7 @@ def upload_repository(
             revision=revision,
             create_pr=create_pr,
         )
-    except (HTTPError, OSError, RuntimeError) as error:
+    except (HTTPClientError, OSError, RuntimeError) as error:
         raise OSError(
             f"{repo_id} is not published: {error}\nFiles appear all at once when the last has arrived: unless the "
             "connection broke after that, the repository is as it was. Push again when the reason is gone."

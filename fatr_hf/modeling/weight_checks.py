@@ -64,7 +64,7 @@ def shard_names(name: str, arguments: dict[str, Any]) -> list[str]:
         if not isinstance(each, str) or not each.endswith(".safetensors") or Path(each).name != each:
             raise ValueError(f"{index} names {each!r}: weights are read from safetensors files beside it only.")
     if not names:
-        raise ValueError(f"{index} names no files.")
+        raise ValueError(f"{index} names no files: save or download the checkpoint again.")
     return names
 
 
@@ -108,7 +108,10 @@ def wording_errors(name: str) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         if "ignore_mismatched_sizes" in reason:
-            reason = "its weights have other shapes than its configuration's, which transformers' report lists."
+            reason = (
+                "its weights have other shapes than its configuration's, as transformers' report lists. For new "
+                "classes give ignore_mismatched_sizes=True; load a FATR model with its own fields, then use set_reduction."
+            )
         raise ValueError(f"The checkpoint {name!r} cannot be loaded: {reason}") from error
 
 

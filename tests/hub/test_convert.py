@@ -136,6 +136,9 @@ def test_a_classifier_without_weights_is_refused(stock, tmp_path):
         convert_checkpoint(tmp_path / "saved", tmp_path / "fatr")
 
 
-def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+@pytest.mark.parametrize("content", [None, "null", "[]", "{", '{"hidden_size": 8}'])
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(FileNotFoundError, match="No checkpoint can be read from"):
         convert_checkpoint(tmp_path, tmp_path / "fatr")

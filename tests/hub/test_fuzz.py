@@ -327,7 +327,7 @@ FOREIGN = ("auto_map", "attn_implementation", "base_model_tp_plan", "per_layer_c
 FOREIGN += ("torch_dtype", "transformers_weights", "use_return_dict", "configuration_files", "distributed_config")
 
 
-@settings(fuzzed, max_examples=300)
+@settings(fuzzed, max_examples=200)
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), HOSTILE, min_size=1, max_size=2))
 def test_fields_with_any_values_are_refused_or_leave_the_weights_as_they_are(damaged, saved, fields):
     load_or_refuse(damaged(fields=fields), saved.model)

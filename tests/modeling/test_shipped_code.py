@@ -107,6 +107,7 @@ ALLOWED = {
         "file_exists": "whether the repository that is pushed to has a card",
         "hf_hub_download": "that card",
         "replace": "of text in a card",
+        "__bases__": "the class of errors of huggingface_hub's HTTP client",
         "__class__": "saving a model that FSDP has sharded",
         "__mro__": "the same",
     },
