@@ -110,7 +110,8 @@ def wording_errors(name: str) -> Iterator[None]:
         if "ignore_mismatched_sizes" in reason:
             reason = (
                 "its weights have other shapes than its configuration's, as transformers' report lists. For new "
-                "classes give ignore_mismatched_sizes=True; load a FATR model with its own fields, then use set_reduction."
+                "classes give ignore_mismatched_sizes=True; load a FATR model with its own fields, then use "
+                "set_reduction."
             )
         raise ValueError(f"The checkpoint {name!r} cannot be loaded: {reason}") from error
 
