@@ -1,0 +1,335 @@
+"""Every picture has one row, in order, whatever happens to the run and on however many processes."""
+
+import argparse
+import contextlib
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow.parquet
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value, load_dataset
+from transformers import ViTImageProcessor
+
+from fatr_hf import FATRViTForImageClassification
+from fatr_hf.analysis.images import NamedImage, to_batch
+from fatr_hf.modeling import schedule_macs
+
+ROOT = Path(__file__).parents[2]
+SERVE = ROOT / "examples" / "serve.py"
+
+KILLED_IN_THE_SECOND_SHARD = """
+import os, runpy, signal, sys
+written = []
+def count(file, fsync=os.fsync):
+    fsync(file)
+    written.append(file)
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = count
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Serves until all bytes of the second shard are on the disk, under its hidden name."""
+
+
+@pytest.fixture
+def module(importable_examples):
+    return importlib.import_module("serve")
+
+
+@pytest.fixture
+def model_folder(make_fatr, tmp_path):
+    folder = tmp_path / "model"
+    make_fatr(id2label={number: f"class {number}" for number in range(5)}).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Eleven pictures of several sizes and modes, in order of their paths below a folder."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    for index in range(11):
+        height, width = generator.integers(20, 60, 2)
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        path = folder / "ab"[index // 6] / f"{index:02d}.{'png' if index % 2 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels).convert("L" if index == 4 else "RGB").save(path)
+    return folder
+
+
+def words(model, images, output, *more):
+    """Options of a run in shards of 4 pictures, in batches of 3."""
+    sizes = ["--shard_size", "4", "--batch_size", "3"]
+    return ["--model", str(model), "--images", str(images), "--output", str(output), *sizes, *more]
+
+
+def run(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["serve.py", *words(*arguments)])
+    module.main()
+    return rows_of(arguments[2])
+
+
+def rows_of(output):
+    return [row for path in sorted(output.glob("*.parquet")) for row in pyarrow.parquet.read_table(path).to_pylist()]
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def expected_logits(model, folder, names):
+    processor = ViTImageProcessor.from_pretrained(folder)
+    images = [NamedImage("", PIL.Image.open(name)) for name in names]
+    with torch.no_grad():
+        return model(to_batch(images, processor).pixel_values).logits
+
+
+def test_every_picture_has_its_row_in_order(module, model_folder, pictures, tmp_path, monkeypatch, capsys):
+    rows = run(module, monkeypatch, model_folder, pictures, tmp_path / "out", "--top_k", "2", "--logits", "--embedding")
+    files = sorted(pictures.rglob("*.*"))
+    assert [row["index"] for row in rows] == list(range(11))
+    assert [row["name"] for row in rows] == [path.relative_to(pictures).as_posix() for path in files]
+    assert {row["error"] for row in rows} == {None}
+    model = FATRViTForImageClassification.from_pretrained(model_folder)
+    logits = expected_logits(model, model_folder, files)
+    torch.testing.assert_close(torch.tensor([row["logits"] for row in rows]), logits, atol=1e-5, rtol=1e-5)
+    tokens = torch.tensor([row["embedding"] for row in rows])
+    torch.testing.assert_close(model.classifier(tokens).detach(), logits, atol=1e-5, rtol=1e-5)
+    best = logits.softmax(dim=1).topk(2)
+    assert [row["classes"] for row in rows] == best.indices.tolist()
+    assert [row["labels"] for row in rows] == [[f"class {number}" for number in row] for row in best.indices.tolist()]
+    torch.testing.assert_close(torch.tensor([row["probabilities"] for row in rows]), best.values, atol=1e-6, rtol=0)
+    assert sorted(content(tmp_path / "out")) == [
+        ".manifest.json",
+        *(f"shard-0000{index}-of-00003.parquet" for index in range(3)),
+    ]
+    assert re.search(r"11 images, 0 of them cannot be read; 11 computed now, [\d.]+ images/s", capsys.readouterr().out)
+
+
+def test_datasets_reads_the_result(module, model_folder, pictures, tmp_path, monkeypatch):
+    rows = run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    loaded = load_dataset("parquet", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    assert loaded["train"].to_list() == rows
+
+
+def test_two_processes_finish_what_a_killed_one_began(module, model_folder, pictures, tmp_path, monkeypatch):
+    run(module, monkeypatch, model_folder, pictures, tmp_path / "whole")
+    output = tmp_path / "out"
+    arguments = words(model_folder, pictures, output)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    killed = [sys.executable, "-c", KILLED_IN_THE_SECOND_SHARD, str(SERVE), *arguments]
+    assert subprocess.run(killed, env=environment, timeout=120).returncode == -signal.SIGKILL
+    first, second = (f"shard-0000{index}-of-00003.parquet" for index in range(2))
+    assert set(content(output)) == {".manifest.json", first, f".{second}.partial"}
+    before = (output / first).stat().st_mtime_ns
+
+    configuration = ROOT / "examples" / "accelerate" / "cpu_2processes.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration), str(SERVE)]
+    process = subprocess.Popen(
+        [*launch, *arguments], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        # The launcher and the processes it has started: none outlives a job that hangs.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0
+    assert re.findall(r"^(\d+) images, 0 of them cannot be read; (\d+) computed", printed, re.M) == [("11", "7")]
+    assert (output / first).stat().st_mtime_ns == before
+    assert content(output) == content(tmp_path / "whole")
+
+
+def test_a_finished_run_computes_nothing_again(module, model_folder, pictures, tmp_path, monkeypatch, capsys):
+    arguments = (model_folder, pictures, tmp_path / "out")
+    rows = run(module, monkeypatch, *arguments)
+    monkeypatch.setattr(module, "predict", None)
+    assert run(module, monkeypatch, *arguments, "--batch_size", "2") == rows
+    assert "11 images, 0 of them cannot be read; 0 computed now" in capsys.readouterr().out
+
+
+@pytest.fixture
+def broken(pictures):
+    """Of the eleven pictures four cannot be read."""
+    (pictures / "a" / "01.png").write_bytes((pictures / "a" / "01.png").read_bytes()[:200])
+    (pictures / "b" / "06.jpg").write_text("no picture")
+    (pictures / "b" / "07.png").unlink()
+    (pictures / "b" / "07.png").symlink_to("nowhere.png")
+    (pictures / "b" / "08.jpg").write_bytes(b"")
+    return pictures
+
+
+def test_broken_pictures_have_rows_that_say_why(module, model_folder, broken, tmp_path, monkeypatch, capsys):
+    rows = run(module, monkeypatch, model_folder, broken, tmp_path / "out", "--logits")
+    errors = {row["index"]: row["error"] for row in rows if row["error"] is not None}
+    assert list(errors) == [1, 6, 7, 8]
+    assert "truncated" in errors[1]
+    assert errors[6] == errors[8] == "it is no picture of a known format"
+    assert "No such file" in errors[7]
+    assert all(row["labels"] is row["logits"] is None for row in rows if row["error"] is not None)
+    good = [row for row in rows if row["error"] is None]
+    model = FATRViTForImageClassification.from_pretrained(model_folder)
+    logits = expected_logits(model, model_folder, [broken / row["name"] for row in good])
+    torch.testing.assert_close(torch.tensor([row["logits"] for row in good]), logits, atol=1e-5, rtol=1e-5)
+    assert "11 images, 4 of them cannot be read" in capsys.readouterr().out
+
+
+def test_strict_stops_at_a_broken_picture(module, model_folder, broken, tmp_path, monkeypatch):
+    (broken / "a" / "01.png").unlink()
+    with pytest.raises(ValueError, match=r"--strict: picture 5 \(b/06.jpg\) cannot be read: it is no picture"):
+        run(module, monkeypatch, model_folder, broken, tmp_path / "out", "--strict")
+    assert [row["index"] for row in rows_of(tmp_path / "out")] == [0, 1, 2, 3]
+
+
+def test_parquet_files_give_the_rows_of_the_pictures_in_them(module, model_folder, broken, tmp_path, monkeypatch):
+    files = sorted(broken.rglob("*.*"))
+    stored = [{"path": path.name, "bytes": path.read_bytes() if path.exists() else None} for path in files]
+    rows = Dataset.from_dict(
+        {"number": list(range(12)), "picture": [*stored, None]},
+        Features({"number": Value("int64"), "picture": Image(decode=False)}),
+    )
+    for index, part in enumerate((range(5), range(5, 12))):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        rows.select(part).to_parquet(tmp_path / "data" / f"{index}.parquet", batch_size=4)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    actual = run(module, monkeypatch, model_folder, tmp_path / "data", tmp_path / "out")
+    expected = run(module, monkeypatch, model_folder, broken, tmp_path / "expected")
+    assert [row["name"] for row in actual] == [*(path.name for path in files), None]
+    assert [row["error"] is None for row in actual] == [*(row["error"] is None for row in expected), False]
+    for name in ("index", "classes", "labels"):
+        assert [row[name] for row in actual][:11] == [row[name] for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--shard_size", "5"], "shard_size was 4 and is 5"),
+        (["--dtype", "bfloat16"], "dtype was 'float32' and is 'bfloat16'"),
+        (["--keep_ratio", "0.5"], "keep_ratio was 0.7 and is 0.5"),
+    ],
+    ids=["shards", "dtype", "keep-ratio"],
+)
+def test_other_options_in_the_same_folder_are_refused(
+    module, model_folder, pictures, tmp_path, monkeypatch, more, message
+):
+    run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    before = content(tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"holds predictions of another run: .*{re.escape(message)}"):
+        run(module, monkeypatch, model_folder, pictures, tmp_path / "out", *more)
+    assert content(tmp_path / "out") == before
+
+
+def test_other_weights_or_images_in_the_same_folder_are_refused(
+    module, model_folder, pictures, tmp_path, monkeypatch, make_fatr
+):
+    run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    (pictures / "b" / "12.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"number of images was 11 and is 12"):
+        run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    (pictures / "b" / "12.png").unlink()
+    (pictures / "b" / "10.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"run: images was '\w+' and is '\w+'\. Choose"):
+        run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    make_fatr(id2label={number: f"class {number}" for number in range(5)}).save_pretrained(model_folder)
+    with pytest.raises(ValueError, match=r"model was '\w+' and is '\w+'"):
+        run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_left_alone(module, model_folder, pictures, monkeypatch):
+    before = content(model_folder)
+    with pytest.raises(ValueError, match="holds something else than predictions"):
+        run(module, monkeypatch, model_folder, pictures, model_folder)
+    assert content(model_folder) == before
+
+
+def test_pictures_read_by_workers_are_the_same(module, model_folder, broken, tmp_path, monkeypatch):
+    for name, workers in (("none", "0"), ("two", "2")):
+        run(module, monkeypatch, model_folder, broken, tmp_path / name, "--workers", workers)
+    assert content(tmp_path / "none") == content(tmp_path / "two")
+
+
+def test_one_picture(module, model_folder, pictures, tmp_path, monkeypatch):
+    [row] = run(module, monkeypatch, model_folder, pictures / "a" / "03.png", tmp_path / "out")
+    assert (row["name"], row["error"]) == ("03.png", None)
+
+
+def test_photographs_keep_their_names(module, model_folder, tmp_path, monkeypatch):
+    rows = run(module, monkeypatch, model_folder, "photographs", tmp_path / "out")
+    assert [row["name"] for row in rows][:2] == ["astronaut", "cat"]
+    assert {row["error"] for row in rows} == {None}
+
+
+def test_an_encoder_gives_its_cls_token(module, make_fatr, model_folder, pictures, tmp_path, monkeypatch):
+    encoder = make_fatr().vit
+    encoder.save_pretrained(tmp_path / "encoder")
+    (tmp_path / "encoder" / "preprocessor_config.json").write_bytes(
+        (model_folder / "preprocessor_config.json").read_bytes()
+    )
+    with pytest.raises(ValueError, match="has no classifier: ask for --embedding"):
+        run(module, monkeypatch, tmp_path / "encoder", pictures, tmp_path / "out")
+    rows = run(module, monkeypatch, tmp_path / "encoder", pictures, tmp_path / "out", "--embedding")
+    assert list(rows[0]) == ["index", "name", "error", "embedding"]
+    [path] = pictures.rglob("05.png")
+    pixel_values = to_batch(
+        [NamedImage("", PIL.Image.open(path))], ViTImageProcessor.from_pretrained(model_folder)
+    ).pixel_values
+    token = encoder(pixel_values).last_hidden_state[0, 0]
+    torch.testing.assert_close(torch.tensor(rows[5]["embedding"]), token.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "keep_ratio"),
+    [({}, 1.0), ({"keep_ratio": [0.5]}, 0.5), ({"keep_ratio": [0.8, 0.7, 0.6]}, [0.8, 0.7, 0.6])],
+    ids=["as-saved", "one", "each-its-own"],
+)
+def test_a_stock_model_is_reduced_only_when_asked(module, stock, stock_folder, options, keep_ratio, pixel_values):
+    arguments = argparse.Namespace(**{"model": str(stock_folder), "revision": None, "keep_ratio": None, "macs": None})
+    vars(arguments).update(options)
+    model, _ = module.load_chosen(arguments)
+    assert model.config.keep_ratio == keep_ratio
+    if keep_ratio == 1:
+        torch.testing.assert_close(model(pixel_values).logits, stock(pixel_values).logits)
+
+
+def test_a_budget_chooses_the_keep_ratio(module, fatr_folder, make_fatr):
+    macs = schedule_macs(make_fatr(keep_ratio=0.4).config)
+    ViTImageProcessor().save_pretrained(fatr_folder)
+    model, _ = module.load_chosen(argparse.Namespace(model=str(fatr_folder), revision=None, keep_ratio=None, macs=macs))
+    assert schedule_macs(model.config) == macs
+
+
+@pytest.mark.parametrize(
+    ("images", "more", "message"),
+    [
+        ("nowhere", [], "--images nowhere does not exist"),
+        ("empty", [], "holds neither pictures"),
+        ("empty.parquet", ["--column", "image"], "holds no rows, or files that are broken"),
+        ("table.parquet", [], "--column must be one of number: 0 of them are pictures"),
+        ("table.parquet", ["--column", "picture"], "--column picture must be one of number"),
+        ("table.parquet", ["--column", "number"], "--column number must hold pictures, not"),
+        ("pictures", ["--batch_size", "0"], "--batch_size 0 must be at least 1"),
+        ("pictures", ["--workers", "-1"], "--workers -1 must be at least 0"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) and value else None,
+)
+def test_bad_options_are_refused_in_words(module, model_folder, pictures, tmp_path, monkeypatch, images, more, message):
+    (tmp_path / "empty").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"number": [1, 2]}), tmp_path / "table.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array([], "binary")}), tmp_path / "empty.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        run(module, monkeypatch, model_folder, images, tmp_path / "out", *more)
+    assert not (tmp_path / "out").exists()
