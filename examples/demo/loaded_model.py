@@ -4,7 +4,6 @@ A ``LoadedModel`` is never changed. Whoever wants another reduction gets a copy 
 visitors with other settings do not disturb each other.
 """
 
-import copy
 from collections.abc import Sequence
 from statistics import geometric_mean
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from fatr_hf.hub.checkpoints import read_config
 from fatr_hf.hub.load import load_reduced, require_processor
 from fatr_hf.modeling.budget import admissible_keep_ratios
 from fatr_hf.modeling.configuration_fatr_vit import preset_fields
+from fatr_hf.modeling.fused_projections import shared_copy
 from fatr_hf.modeling.token_schedule import per_layer
 
 LEAST_KEEP_RATIO = 0.1
@@ -113,8 +113,7 @@ def with_reduction(model: FATRViTForImageClassification, **reduction: Any) -> FA
     Raises:
         ValueError: fields that the configuration or the model's parameters do not allow.
     """
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    changed = copy.deepcopy(model, shared)
+    changed = shared_copy(model)
     try:
         changed.set_reduction(**reduction)
     except StrictDataclassError as error:

@@ -183,8 +183,19 @@ def reweight_values(value: Tensor, omega1: Tensor | None, omega2: Tensor | None,
         weight = -omega1.to(value.dtype)[:, None, None]
         reweighted = torch.lerp(value, value.mean(dim=2, keepdim=True), weight)
     if omega2 is not None and num_dc:
-        reweighted[:, :, -num_dc:] += omega2.to(value.dtype)[:, None, None] * value[:, :, -num_dc:]
+        amplified = omega2.to(value.dtype)[:, None, None] * value[:, :, -num_dc:]
+        reweighted = change_last(reweighted, reweighted[:, :, -num_dc:] + amplified)
     return reweighted
+
+
+def change_last(value: Tensor, last: Tensor) -> Tensor:
+    """A value (batch, heads, tokens, head_dim) whose last tokens are others; in place where that is possible."""
+    count = last.shape[2]
+    if torch.compiler.is_exporting():
+        # Writing into a part becomes a scatter, on which onnxruntime spends a fifth of its time.
+        return torch.cat([value[:, :, :-count], last], dim=2)
+    value[:, :, -count:] = last
+    return value
 
 
 def append_dc_size(

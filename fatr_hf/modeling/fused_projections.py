@@ -124,6 +124,12 @@ def is_fused(model: nn.Module) -> bool:
     return any(module.is_fused for module in model.modules() if isinstance(module, ProjectingAttention))
 
 
+def shared_copy(model: Model) -> Model:
+    """A copy of a model, with a configuration of its own, that shares all weights."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
 def fuse_projections(model: Model) -> Model:
     """A copy of a model for inference in which every ``ProjectingAttention`` is fused; other weights are shared.
 
@@ -132,8 +138,7 @@ def fuse_projections(model: Model) -> Model:
     """
     if is_fused(model):
         raise ValueError("This model is fused already: use it as it is.")
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    fused = copy.deepcopy(model, shared).eval()
+    fused = shared_copy(model).eval()
     for module in fused.modules():
         if isinstance(module, ProjectingAttention):
             module.fuse()

@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer, ViTMLP, eager_attention_forward
 
 from .configuration_fatr_vit import FATRViTConfig
-from .frequency_attention import AttentionResult, append_dc_size, attend, reweight_values, selection_scores
+from .frequency_attention import AttentionResult, append_dc_size, attend, change_last, reweight_values, selection_scores
 from .fused_projections import PatchEmbeddings, ProjectingAttention, frozen_linear
 from .operators import add_residual, reduction_function, token_means
 from .token_reduction import TokenLayout
@@ -84,7 +84,7 @@ class FATRViTAttention(ProjectingAttention):
         if tokens.follows_reduction and (self.omega1 is not None or self.omega2 is not None):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
         if layout.num_dc and self.dc_gain is not None:
-            value[:, :, -layout.num_dc :] *= self.dc_gain
+            value = change_last(value, value[:, :, -layout.num_dc :] * self.dc_gain)
         if layout.num_dc and self.config.dc_size_exponent:
             query, key, value = append_dc_size(
                 query, key, value, layout.dc_counts, self.config.dc_size_exponent, self.scaling

@@ -27,7 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .budget import choose_keep_ratio
 from .configuration_fatr_vit import FATRViTConfig
-from .fused_projections import fuse_projections, is_fused, reads_prefix_alone
+from .fused_projections import fuse_projections, is_fused, reads_prefix_alone, shared_copy
 from .hub_repository import HubRepositoryMixin
 from .input_budget import InputBudgetOutput, run_by_mass
 from .layers_fatr_vit import FATRViTAttention, FATRViTEmbeddings, FATRViTLayer, FATRViTReduction
@@ -101,7 +101,15 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
         Raises:
             ValueError: a projection that is no plain linear layer (adapters, quantisation), or a fused model.
         """
-        return fuse_projections(self)
+        acting = shared_copy(self)
+        encoder: Any = acting.base_model
+        schedule = self.config.token_schedule(reduce=encoder.reduction_enabled)
+        for layer, tokens in zip(encoder.layers, schedule, strict=True):
+            if not tokens.follows_reduction:
+                layer.attention.omega1 = layer.attention.omega2 = (
+                    None  # they wait for a reduction, and fused they would act
+                )
+        return fuse_projections(acting)
 
     def for_budget(
         self,

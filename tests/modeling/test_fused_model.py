@@ -42,6 +42,22 @@ def test_a_fused_copy_gives_the_same_logits_and_gradients(make_fatr, pixel_value
         torch.testing.assert_close(fused(pixel_values).logits, model(pixel_values).logits, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("keep_ratio", [1.0, [1.0, 0.5, 0.5], [0.5, 1.0, 0.5]], ids=str)
+def test_omegas_of_layers_that_no_longer_follow_a_reduction(make_fatr, pixel_values, keep_ratio):
+    model = make_fatr(dc_windows=1).double()
+    model.set_reduction(keep_ratio=keep_ratio)
+    before = [attention.omega1 for attention in attentions(model)]
+    torch.testing.assert_close(model.fuse()(pixel_values.double()).logits, model(pixel_values.double()).logits)
+    assert [attention.omega1 for attention in attentions(model)] == before
+
+
+def test_a_copy_that_is_fused_without_the_reduction(make_fatr, pixel_values):
+    model = make_fatr().double()
+    with model.reduction(False):
+        fused, expected = model.fuse(), model(pixel_values.double()).logits
+    torch.testing.assert_close(fused(pixel_values.double()).logits, expected)
+
+
 @pytest.mark.parametrize("omega1", [-1.0, -0.95], ids="omega1{}".format)
 def test_a_head_that_omega1_silences(make_fatr, pixel_values, omega1):
     model = make_fatr().double()
