@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import re
 import runpy
 import shlex
@@ -101,9 +102,9 @@ def test_python_examples_run(page, readers_folder):
 
 
 def commands(text):
-    """The commands of a shell block as words."""
+    """The commands of a shell block as words, without variables that are set for one of them."""
     for line in re.split(r"\n| && | \| ", text.replace("\\\n", " ")):
-        words = shlex.split(line, comments=True)
+        words = list(itertools.dropwhile(re.compile(r"[A-Z_]+=").match, shlex.split(line, comments=True)))
         if words:
             yield words
 
