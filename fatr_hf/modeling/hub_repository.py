@@ -259,7 +259,7 @@ def upload_repository(
         if revision is not None and not revision.startswith("refs/") and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         additions = {name: CommitOperationAdd(name, Path(folder, name)) for name in visible_files(Path(folder))}
-        additions["README.md"] = CommitOperationAdd("README.md", card.replace(UNPUBLISHED, repo_id).encode())
+        additions["README.md"] = CommitOperationAdd("README.md", with_repository(card, repo_id).encode())
         if keep_card and api.file_exists(repo_id, "README.md", revision=revision):
             published = Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text()
             kept = with_code_hashes(published, code_hashes(Path(folder)))
@@ -283,6 +283,14 @@ def upload_repository(
             f"{repo_id} is not published: {error}\nFiles appear all at once when the last has arrived: unless the "
             "connection broke after that, the repository is as it was. Push again when the reason is gone."
         ) from error
+
+
+def with_repository(card: str, repo_id: str) -> str:
+    """A card that was written before the model was published, with the name of its repository."""
+    if UNPUBLISHED not in card:
+        return card
+    before, now = (name.split("/")[-1] for name in (UNPUBLISHED, repo_id))
+    return card.replace(UNPUBLISHED, repo_id).replace(f"\n# {before}\n", f"\n# {now}\n", 1)
 
 
 def visible_files(folder: Path) -> list[str]:

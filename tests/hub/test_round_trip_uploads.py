@@ -86,6 +86,7 @@ def test_the_card_names_the_repository_it_is_published_in(hub, make_fatr, tmp_pa
         (folder / ".cache").mkdir()
         (folder / ".cache" / "notes").write_text("of this machine")
         publish_folder(folder, "vit-fatr")
+    assert "\n# vit-fatr\n" in published_card(hub)
     assert f'model="{NAME}", trust_remote_code=True, revision="<' in published_card(hub)
     assert not any("notes" in name for name in hub.repositories[NAME].main.files)
 
