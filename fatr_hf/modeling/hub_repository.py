@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -254,7 +254,9 @@ def upload_repository(
     """
     api, card = HfApi(token=token), Path(folder, "README.md").read_text()
     try:
-        ModelCard(card).validate()
+        with suppress(HTTPClientError):
+            # Older versions ask huggingface.co whatever the endpoint is; the commit asks the right one once more.
+            ModelCard(card).validate()
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/") and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
