@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from huggingface_hub import ModelCard, model_info, snapshot_download
+from huggingface_hub import model_info, snapshot_download
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedModel, pipeline
 
 PIXEL_VALUES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
@@ -81,7 +81,6 @@ def load_private(published: dict[str, Any]) -> dict[str, Any]:
 def read_page(published: dict[str, Any]) -> dict[str, Any]:
     """What the page of a trained model shows."""
     info = model_info("someone/trained")
-    ModelCard.load("someone/trained").validate()
     card, [result] = info.card_data, info.card_data.eval_results
     return {
         "sha": info.sha,
