@@ -22,6 +22,7 @@ from study_arms import Arm, off_the_shelf_arms, tuned_arms, unreduced_arm
 from study_background import background_rows
 from study_budgets import ELASTIC_RANGE, budget_rows
 from study_data import TensorImages, load_tensors
+from study_patches import with_coarse_patches, with_halved_patches
 from study_report import write_report
 from transformers import (
     HfArgumentParser,
@@ -67,9 +68,16 @@ class Run(NamedTuple):
     seed: int
 
     @property
+    def label(self) -> str:
+        return self.arm.name if self.keep_ratio is None else f"{self.arm.name} at {self.keep_ratio:g}"
+
+    @property
     def file(self) -> str:
-        ratio = "" if self.keep_ratio is None else f" at {self.keep_ratio:g}"
-        return f"{self.arm.name}{ratio}, seed {self.seed}.json".replace("/", "-")
+        return f"{self.label}, seed {self.seed}.json"
+
+    def file_of_base(self, bases: int) -> str:
+        """Of the arm before any fine-tuning, which seeds of the same base share."""
+        return f"{self.label}, base {self.seed % bases}.json"
 
 
 class Study:
@@ -124,18 +132,27 @@ class Study:
             if (self.base(seed) / "config.json").exists():
                 continue
             set_seed(seed)
-            model = ViTForImageClassification(self.config)
-            self.trainer(
-                model,
-                self.train,
-                seed,
-                num_train_epochs=self.size.base_epochs,
-                learning_rate=self.size.base_learning_rate,
-                weight_decay=0.05,
-                warmup_steps=0.05,
-            ).train()
+            if self.size.coarse_epochs:
+                coarse = ViTForImageClassification(with_coarse_patches(self.config))
+                self.train_from_scratch(coarse, seed, self.size.coarse_epochs)
+                model = with_halved_patches(coarse, self.config)
+            else:
+                model = ViTForImageClassification(self.config)
+            self.train_from_scratch(model, seed, self.size.base_epochs)
             write_folder(self.base(seed), model.save_pretrained)
-            print(f"base {seed}: {100 * self.accuracy(model):.2f}%", flush=True)
+
+    def train_from_scratch(self, model: ViTForImageClassification, seed: int, epochs: float) -> None:
+        """Trains an unreduced model on the labels alone."""
+        self.trainer(
+            model,
+            self.train,
+            seed,
+            num_train_epochs=epochs,
+            learning_rate=self.size.base_learning_rate,
+            weight_decay=0.05,
+            warmup_steps=0.05,
+        ).train()
+        print(f"base {seed}, {epochs:g} epochs: {100 * self.accuracy(model):.2f}%", flush=True)
 
     def base(self, seed: int) -> Path:
         """Where the unreduced model is that a seed starts from."""
@@ -150,8 +167,11 @@ class Study:
 
     def test_arms(self, arms: list[Arm], seed: int) -> dict[str, Any]:
         """Accuracy of every arm with the weights of a base."""
-        rows = [{"name": arm.name, "macs": arm.macs, "accuracy": self.accuracy(self.load(arm, seed))} for arm in arms]
-        return {"base": seed, "arms": rows}
+        return {"base": seed, "arms": [self.test_arm(arm, seed) for arm in arms]}
+
+    def test_arm(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Accuracy of an arm with the weights of a seed's base."""
+        return {"name": arm.name, "macs": arm.macs, "accuracy": self.accuracy(self.load(arm, seed))}
 
     def look_at_the_background(self) -> None:
         """Notes which tokens draw the attention of the unreduced models."""
@@ -192,13 +212,13 @@ class Study:
 
     def fine_tune_once(self, run: Run) -> dict[str, Any]:
         """Accuracy of an arm before and after its fine-tuning."""
+        before = self.record(run.file_of_base(self.size.bases), lambda: self.test_arm(run.arm, run.seed))
         model = self.load(run.arm, run.seed)
-        before = self.accuracy(model)
         self.tuner(model, run.seed).train()
         after = self.accuracy(model)
-        print(f"{run.file[:-5]}: {100 * before:.2f}% -> {100 * after:.2f}%", flush=True)
-        names = {"arm": run.arm.name, "keep_ratio": run.keep_ratio, "seed": run.seed}
-        return {**names, "fields": run.arm.fields, "macs": run.arm.macs, "before": before, "after": after}
+        print(f"{run.file[:-5]}: {100 * before['accuracy']:.2f}% -> {100 * after:.2f}%", flush=True)
+        names = {"arm": run.arm.name, "keep_ratio": run.keep_ratio, "seed": run.seed, "fields": run.arm.fields}
+        return {**names, "macs": run.arm.macs, "before": before["accuracy"], "after": after}
 
     def tuner(self, model: PreTrainedModel, seed: int) -> FATRTrainer:
         """The trainer of every fine-tuning, with the seed's base as teacher."""
@@ -230,13 +250,15 @@ class Study:
             self.record(f"speed at {ratio:g}.json", measure)
         self.record("machine.json", lambda: dict(describe_machine(self.device)))
 
-    def record(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
-        """Writes what a run gives, unless it is written already."""
+    def record(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Writes what a run gives, unless it is written already, and returns it."""
         path = self.folder / "runs" / name
         if not path.exists():
             result = run()
             path.parent.mkdir(exist_ok=True)
             write_json(path, json.loads(json.dumps(result)))
+        written: dict[str, Any] = json.loads(path.read_text())
+        return written
 
     def load(self, arm: Arm, seed: int) -> PreTrainedModel:
         """An arm with the weights of a seed's base, on the device."""

@@ -13,7 +13,9 @@ class Size:
     Attributes:
         train_images, test_images: so many of the first ones, drawn with a fixed seed; None takes all.
         hidden_size, heads, layers: of the ViT.
-        base_epochs, base_learning_rate: of the unreduced model, from scratch.
+        coarse_epochs: of the unreduced model, from scratch, with patches of twice the side: cheap, and nearly as good
+            a start. 0 leaves them out.
+        base_epochs, base_learning_rate: of the unreduced model after that.
         bases: unreduced models trained from different seeds; seed ``s`` of the study starts from base ``s % bases``.
         seeds: fine-tuning runs of every arm.
         tune_images: images to fine-tune on; None takes all training images.
@@ -28,6 +30,7 @@ class Size:
     hidden_size: int
     heads: int
     layers: int
+    coarse_epochs: float
     base_epochs: float
     base_learning_rate: float
     bases: int
@@ -41,12 +44,14 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(40000, 1500, 48, 3, 12, 2, 1e-3, 1, 3, 2000, 1, 1e-4, (0.5,), 32, augment=False),
-    "digits": Size(None, None, 48, 3, 12, 20, 2e-3, 3, 3, None, 2, 5e-4, (0.7, 0.5), 32, augment=False),
-    "short": Size(None, None, 192, 3, 12, 20, 1.5e-3, 3, 3, None, 2, 5e-4, (0.7, 0.5), 512, augment=True),
-    "full": Size(None, None, 192, 3, 12, 80, 1.5e-3, 3, 3, None, 5, 5e-4, (0.7, 0.5), 512, augment=True),
+    "cpu": Size(40000, 1500, 48, 3, 12, 0, 2, 1e-3, 1, 3, 2000, 1, 1e-4, (0.5,), 32, augment=False),
+    "evening": Size(None, 4000, 64, 2, 12, 8, 2, 2e-3, 1, 3, 3000, 1, 2e-4, (0.5,), 64, augment=False),
+    "digits": Size(None, None, 48, 3, 12, 0, 20, 2e-3, 3, 3, None, 2, 5e-4, (0.7, 0.5), 32, augment=False),
+    "short": Size(None, None, 192, 3, 12, 0, 20, 1.5e-3, 3, 3, None, 2, 5e-4, (0.7, 0.5), 512, augment=True),
+    "full": Size(None, None, 192, 3, 12, 0, 80, 1.5e-3, 3, 3, None, 5, 5e-4, (0.7, 0.5), 512, augment=True),
 }
-"""``cpu`` takes two cores less than half an hour, ``short`` one large GPU, ``digits`` is for that data set."""
+"""``cpu`` takes two cores less than half an hour, ``evening`` two hours; ``short`` and ``full`` want a large GPU, and
+``digits`` is for that data set."""
 
 
 @dataclass
@@ -67,6 +72,7 @@ class StudyArguments:
     hidden_size: int | None = field(default=None, metadata={"help": "replaces the size's"})
     heads: int | None = field(default=None, metadata={"help": "replaces the size's"})
     layers: int | None = field(default=None, metadata={"help": "replaces the size's"})
+    coarse_epochs: float | None = field(default=None, metadata={"help": "replaces the size's; 0 for none"})
     base_epochs: float | None = field(default=None, metadata={"help": "replaces the size's"})
     base_learning_rate: float | None = field(default=None, metadata={"help": "replaces the size's"})
     bases: int | None = field(default=None, metadata={"help": "replaces the size's"})
@@ -87,7 +93,10 @@ class StudyArguments:
         for each in fields(Size):
             value = getattr(self, each.name)
             values = value if isinstance(value, list) else [value]
-            if any(number is not None and number is not False and number <= 0 for number in values):
+            if each.name == "coarse_epochs":
+                if value is not None and value < 0:
+                    raise ValueError(f"--coarse_epochs {value} must be 0 or more.")
+            elif any(number is not None and number is not False and number <= 0 for number in values):
                 raise ValueError(f"--{each.name} {value} must be above 0.")
 
     @property

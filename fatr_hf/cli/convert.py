@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..hub.convert import Conversion, convert_checkpoint
+from ..hub.convert import Conversion, convert_checkpoint, write_unreduced
 from ..hub.load import quiet_loading
 from ..modeling.model_card import token_table
 from .common import (
@@ -28,12 +28,13 @@ from .common import (
 HELP = """
 Writes a ViT checkpoint as FATR, without training it.
 
-MODEL is a folder or a Hub name; ViT, MSN and MAE convert. OUTPUT becomes a folder with model, code, image processor and
-card, which loads wherever transformers is: from_pretrained(OUTPUT, trust_remote_code=True).
+MODEL is a folder or a Hub name; ViT, MSN, MAE and DINOv2 convert. OUTPUT becomes a folder with model, code, image
+processor and card, which loads wherever transformers is: from_pretrained(OUTPUT, trust_remote_code=True).
 
 \b
   fatr-hf convert google/vit-base-patch16-224 outputs/vit-fatr
-  fatr-hf convert facebook/dino-vits16 outputs/dino-fatr --keep-ratio 0.8,0.7,0.6 --dc-windows 2
+  fatr-hf convert facebook/dinov2-small outputs/dinov2-fatr --keep-ratio 0.8,0.7,0.6 --dc-windows 2
+  fatr-hf convert facebook/dinov2-small outputs/dinov2-vit --unreduced
   fatr-hf convert outputs/base outputs/local --preset local --json conversion.json
 """
 
@@ -48,6 +49,7 @@ def run(
     token_multiple: TokenMultiple = None,
     selection: Selection = None,
     dc_size_exponent: SizeExponent = None,
+    unreduced: Annotated[bool, option("Of DINOv2: write transformers' own ViT, without a reduction.")] = False,
     revision: Revision = None,
     json: Annotated[Path | None, option("File for the summary.")] = None,
 ) -> None:
@@ -63,6 +65,12 @@ def run(
             selection=selection,
             dc_size_exponent=dc_size_exponent,
         )
+        if unreduced:
+            if reduction or json:
+                raise ValueError("--unreduced writes no reduction: leave out its options, and --json.")
+            write_unreduced(model, output, revision=revision)
+            typer.echo(f"Wrote {output}: ViTModel.")
+            return
         conversion = convert_checkpoint(model, output, revision=revision, **reduction)
         write_json(json, values(conversion))
     typer.echo(summary(conversion))

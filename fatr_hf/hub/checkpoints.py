@@ -1,8 +1,10 @@
 """What a checkpoint says of itself before its weights are read: its configuration, its image processor."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
@@ -47,9 +49,27 @@ def find_image_processor(name: str | os.PathLike[str], revision: str | None = No
         return None
 
 
+def image_processor_file(name: str | os.PathLike[str], revision: str | None) -> str | None:
+    """The file of a checkpoint's image processor, which needs no pillow to be read, or None where it has none."""
+    path: str | None = cached_file(
+        name, IMAGE_PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    return path
+
+
+def cropped_size(name: str | os.PathLike[str], revision: str | None = None) -> tuple[int, int] | None:
+    """Height and width to which a checkpoint's image processor crops, or None where it does not."""
+    path = image_processor_file(name, revision)
+    fields = {} if path is None else json.loads(Path(path).read_text())
+    size = fields.get("crop_size") if fields.get("do_center_crop") else None
+    if isinstance(size, int):
+        return size, size
+    return None if size is None else (size["height"], size["width"])
+
+
 def copy_image_processor(name: str | os.PathLike[str], revision: str | None, folder: str | os.PathLike[str]) -> bool:
-    """Copies the file of a checkpoint's image processor, which needs no pillow; gives whether there is one."""
-    source = cached_file(name, IMAGE_PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+    """Copies the file of a checkpoint's image processor; gives whether there is one."""
+    source = image_processor_file(name, revision)
     if source is None:
         return False
     shutil.copyfile(source, os.path.join(folder, IMAGE_PROCESSOR_NAME))

@@ -1,15 +1,20 @@
 """A ViT checkpoint as FATR: a folder that loads wherever transformers is, without any training."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
+from transformers import ViTModel
 
 from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel, LayerTokens, schedule_macs
 from ..modeling.budget import with_keep_ratio
 from .checkpoints import copy_image_processor, is_classifier, read_config
+from .dinov2 import MODEL_TYPE as DINOV2
+from .dinov2 import vit_from_dinov2
 
 RESULTS = """The weights are those of {origin}. The model has not been fine-tuned with the reduction, and its accuracy
 has not been measured."""
@@ -31,9 +36,10 @@ class Conversion(NamedTuple):
 def convert_checkpoint(
     name: str | os.PathLike[str], folder: str | os.PathLike[str], *, revision: str | None = None, **reduction: Any
 ) -> Conversion:
-    """Writes a ViT, MSN or MAE checkpoint as FATR: the model, its code, its image processor if it has one, and a card.
+    """Writes a checkpoint as FATR: the model, its code, its image processor if it has one, and a card.
 
-    The model is a classifier if the checkpoint is one, else the encoder. The folder appears when all of it is written.
+    ViT, MSN, MAE and DINOv2 convert. The model is a classifier if the checkpoint is one, else the encoder. That of
+    DINOv2 is for images of the size that its image processor crops to. The folder appears when all of it is written.
 
     Args:
         name: folder or Hub name.
@@ -52,14 +58,14 @@ def convert_checkpoint(
     fields = read_config(name, revision)
     if fields["model_type"] == FATRViTConfig.model_type:
         raise ValueError(f"{str(name)!r} is reduced already: convert the unreduced checkpoint that it came from.")
-    config = FATRViTConfig.from_dict(fields, **reduction)
-    model = load_weights(name, revision, config, is_classifier(fields))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workspace:
-        complete = Path(workspace, folder.name)
-        model.save_pretrained(complete, model_card=conversion_card(model, str(name)))
-        has_image_processor = copy_image_processor(name, revision, complete)
-        complete.rename(folder)
+    model: FATRViTForImageClassification | FATRViTModel
+    if fields["model_type"] == DINOV2:
+        model = reduced(vit_from_dinov2(name, revision), **reduction)
+    else:
+        model = load_weights(name, revision, FATRViTConfig.from_dict(fields, **reduction), is_classifier(fields))
+    card = conversion_card(model, str(name))
+    has_image_processor = write_checkpoint(partial(model.save_pretrained, model_card=card), folder, name, revision)
+    config = model.config
     return Conversion(
         folder=folder,
         architecture=type(model).__name__,
@@ -68,6 +74,45 @@ def convert_checkpoint(
         macs_before=schedule_macs(with_keep_ratio(config, 1.0)),
         macs_after=schedule_macs(config),
     )
+
+
+def write_unreduced(
+    name: str | os.PathLike[str], folder: str | os.PathLike[str], *, revision: str | None = None
+) -> bool:
+    """Writes a DINOv2 encoder as transformers' own ViT, for whatever takes a ViT (``finetune.py``, a search).
+
+    Args:
+        name, folder, revision: as for ``convert_checkpoint``.
+
+    Returns:
+        Whether there is an image processor.
+
+    Raises:
+        FileExistsError: a folder that is not empty.
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: a checkpoint that is no DINOv2 encoder, or one that does not convert (see ``vit_from_dinov2``).
+    """
+    folder = Path(folder)
+    require_free(folder)
+    model_type = read_config(name, revision)["model_type"]
+    if model_type != DINOV2:
+        raise ValueError(
+            f"{str(name)!r} is of model type {model_type!r}: only {DINOV2} is converted to an unreduced ViT."
+        )
+    return write_checkpoint(vit_from_dinov2(name, revision).save_pretrained, folder, name, revision)
+
+
+def write_checkpoint(
+    save: Callable[[Path], None], folder: Path, name: str | os.PathLike[str], revision: str | None
+) -> bool:
+    """Makes a folder of a model and its origin's image processor, whole or not at all; gives whether there is one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workspace:
+        complete = Path(workspace, folder.name)
+        save(complete)
+        has_image_processor = copy_image_processor(name, revision, complete)
+        complete.rename(folder)
+    return has_image_processor
 
 
 def require_free(folder: Path) -> None:
@@ -79,7 +124,7 @@ def require_free(folder: Path) -> None:
 def load_weights(
     name: str | os.PathLike[str], revision: str | None, config: FATRViTConfig, classifies: bool
 ) -> FATRViTForImageClassification | FATRViTModel:
-    """The model with the checkpoint's weights.
+    """The model with the weights of a ViT, MSN or MAE checkpoint.
 
     Raises:
         ValueError: weights that the checkpoint does not have, those of its classifier included.
@@ -88,6 +133,15 @@ def load_weights(
     model, info = model_class.from_pretrained(name, config=config, revision=revision, output_loading_info=True)
     if any(key.startswith("classifier.") for key in info["missing_keys"]):
         raise ValueError(f"{str(name)!r} names a classifier in its config.json, but holds no weights of one.")
+    return model
+
+
+def reduced(vit: ViTModel, **reduction: Any) -> FATRViTModel:
+    """An encoder without pooler as FATR."""
+    config = FATRViTConfig.from_dict(vit.config.to_dict(), **reduction)
+    model = FATRViTModel(config, add_pooling_layer=False)
+    # What stays the model's own are the reduction's parameters, which start at zero.
+    model.load_state_dict({**model.state_dict(), **vit.state_dict()})
     return model
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from transformers import ViTConfig
+from transformers import ViTConfig, ViTForImageClassification
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 
@@ -73,13 +73,14 @@ def test_study_goes_on_where_it_stopped(finished, monkeypatch, capsys):
     ("words", "message"),
     [
         (f"{TINY} --epochs 3", "epochs was 1.0 and is 3.0"),
-        ("--size huge", "--size huge must be one of cpu, digits, short, full"),
+        ("--size huge", "--size huge must be one of cpu, evening, digits, short, full"),
         ("--seeds 1", "--seeds 1 must be at least 2"),
         ("--batch_size 0", "--batch_size 0 must be above 0"),
+        ("--coarse_epochs -1", "--coarse_epochs -1.0 must be 0 or more"),
         (f"{TINY} --arms nothing", "--arms 'nothing' must be among 'FATR', 'FATR without ω'"),
         ("--dataset ./nowhere", "'./nowhere' does not exist"),
     ],
-    ids=["other-arguments", "size", "seeds", "batch", "arm", "data"],
+    ids=["other-arguments", "size", "seeds", "batch", "coarse", "arm", "data"],
 )
 def test_bad_arguments_are_refused_in_words(finished, monkeypatch, words, message):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
@@ -203,3 +204,49 @@ def test_study_of_an_image_folder(tmp_path):
     assert study.config.num_labels == 3
     assert study.train.pixels.shape == (10, 3, 48, 48)
     assert sorted(study.test.labels.unique().tolist()) == [0, 1, 2]
+
+
+def test_a_halved_patch_has_the_embedding_of_its_magnified_self():
+    patches = load("study_patches")
+    torch.manual_seed(0)
+    config = ViTConfig(**CONFIG, num_hidden_layers=1)
+    coarse = ViTForImageClassification(patches.with_coarse_patches(config))
+    fine = patches.with_halved_patches(coarse, config)
+    assert (coarse.config.patch_size, fine.config.patch_size) == (4, 2)
+    pixels = torch.randn(2, 3, 28, 28)
+    embed = fine.vit.embeddings.patch_embeddings(pixels).unflatten(1, (14, 14))
+    magnified = torch.nn.functional.interpolate(pixels[:, :, 4:8, 20:24], scale_factor=2, mode="nearest")
+    expected = coarse.vit.embeddings.patch_embeddings.projection(magnified).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed[:, 2:4, 10:12].flatten(1, 2), expected)
+
+
+def test_halved_patches_keep_the_rest_and_lie_between_the_old_positions():
+    patches = load("study_patches")
+    config = ViTConfig(**CONFIG, num_hidden_layers=1)
+    coarse = ViTForImageClassification(patches.with_coarse_patches(config))
+    rows = torch.arange(7.0).repeat_interleave(7)
+    with torch.no_grad():
+        coarse.vit.embeddings.position_embeddings[0, 1:] = rows[:, None]
+    fine = patches.with_halved_patches(coarse, config)
+    old, new = coarse.vit.embeddings.position_embeddings, fine.vit.embeddings.position_embeddings
+    assert torch.equal(new[:, :1], old[:, :1])
+    inner = new[0, 1:].unflatten(0, (14, 14))[3:-3, 3:-3]
+    expected = (torch.arange(3.0, 11.0) + 0.5) / 2 - 0.5
+    torch.testing.assert_close(inner, expected[:, None, None].expand_as(inner), atol=0.05, rtol=0)
+    different = {
+        name for name, tensor in fine.state_dict().items() if not torch.equal(tensor, coarse.state_dict()[name])
+    }
+    assert different == {"vit.embeddings.patch_embeddings.projection.weight", "vit.embeddings.position_embeddings"}
+
+
+def test_coarse_epochs_train_before_the_others(tmp_path, monkeypatch, capsys):
+    words = f"{TINY} --arms FATR --coarse_epochs 2"
+    run_study(tmp_path / "study", monkeypatch, words)
+    stages = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("base 0")]
+    assert stages == ["base 0, 2 epochs", "base 0, 1 epochs"]
+
+
+def test_patches_that_cannot_be_doubled_are_refused():
+    config = ViTConfig(**{**CONFIG, "image_size": 26})
+    with pytest.raises(ValueError, match="wants patches of 4 pixels, twice the patch size 2, and the image size 26"):
+        load("study_patches").with_coarse_patches(config)

@@ -1,0 +1,101 @@
+"""A classifier on a pretrained encoder that stays as it is: logistic regression on its CLS tokens.
+
+    python examples/linear_probe.py outputs/dinov2-vit path/to/images outputs/probe --train_images 2000
+    fatr-hf compare outputs/probe path/to/images --limit 1000
+
+Minutes on a CPU where a fine-tuning takes hours. What is written is a `ViTForImageClassification`, unreduced, for every
+command that takes a ViT: its accuracy with a reduction is that of the encoder's features alone.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch.utils.data import DataLoader
+from transformers import AutoImageProcessor, PreTrainedModel, ViTForImageClassification
+
+from fatr_hf.benchmark import choose_device
+from fatr_hf.hub.load import quiet_loading
+from fatr_hf.training.data import load_image_data
+from fatr_hf.training.preprocessing import collate, image_transform
+from fatr_hf.training.run_folder import write_folder
+
+Floats = NDArray[np.float64]
+
+
+def main() -> None:
+    """Reads the command line, fits the classifier and writes the model."""
+    parser = argparse.ArgumentParser(description="Fits a linear classifier on the CLS tokens of a ViT.")
+    parser.add_argument("model", help="folder or Hub name of a ViT")
+    parser.add_argument("dataset", help="digits, a folder of images or of idx files, or a data set on the Hub")
+    parser.add_argument("output_dir", type=Path, help="folder to write")
+    parser.add_argument("--train_images", type=int, help="so many, drawn with a fixed seed; all by default")
+    parser.add_argument("--batch_size", type=int, default=32, help="images at a time")
+    parser.add_argument("--regularisation", type=float, default=10.0, help="weight of the squared norm")
+    arguments = parser.parse_args()
+    data = load_image_data(arguments.dataset)
+    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    names = data.label_names
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+    with quiet_loading():  # of a classifier that is not there yet
+        model: Any = ViTForImageClassification.from_pretrained(arguments.model, **labels)
+    model.to(choose_device(None)).eval()
+    train = data.train.shuffle(seed=0)
+    train = train.select(range(min(arguments.train_images or len(train), len(train))))
+    train.set_transform(image_transform(processor))
+    features, targets = cls_tokens(model, DataLoader(train, arguments.batch_size, collate_fn=collate))
+    weight, bias = fit(features, targets, len(names), arguments.regularisation)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(weight))
+        model.classifier.bias.copy_(torch.from_numpy(bias))
+    hits = (features @ weight.T + bias).argmax(axis=1) == targets
+    print(f"{len(targets)} training images, of which {100 * hits.mean():.1f}% are classified as they are labelled.")
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    write_folder(arguments.output_dir, write)
+
+
+@torch.inference_mode()
+def cls_tokens(
+    model: PreTrainedModel, batches: DataLoader[dict[str, torch.Tensor]]
+) -> tuple[Floats, NDArray[np.int64]]:
+    """(images, width) last states of CLS, which a ViT's classifier reads, and (images,) labels."""
+    features, labels = [], []
+    for batch in batches:
+        states = model.base_model(batch["pixel_values"].to(model.device)).last_hidden_state
+        features.append(states[:, 0].double().cpu().numpy())
+        labels.append(batch["labels"].numpy())
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def fit(features: Floats, labels: NDArray[np.int64], classes: int, regularisation: float) -> tuple[Floats, Floats]:
+    """Weight (classes, width) and bias (classes,) of a logistic regression on standardised features.
+
+    Raises:
+        ValueError: classes without an image.
+    """
+    missing = sorted(set(range(classes)) - set(labels.tolist()))
+    if missing:
+        raise ValueError(f"--train_images {len(labels)} leaves class {missing[0]} without an image: take more.")
+    scaler = StandardScaler().fit(features)
+    regression = LogisticRegression(C=1 / regularisation, max_iter=1000).fit(scaler.transform(features), labels)
+    coefficients, intercepts = regression.coef_, regression.intercept_
+    if classes == 2:  # scikit-learn then gives the second class alone
+        coefficients, intercepts = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercepts / 2
+    weight = coefficients / scaler.scale_
+    return weight, intercepts - weight @ scaler.mean_
+
+
+if __name__ == "__main__":
+    main()
