@@ -38,7 +38,9 @@ def require_access(repo_id: str | None) -> None:
         raise PermissionError(f"Cannot publish to {repo_id}: the token may read only. Log in with one that may write.")
     owners = [account["name"], *(organization["name"] for organization in account["orgs"])]
     if "/" in repo_id and repo_id.split("/")[0] not in owners:
-        raise PermissionError(f"Cannot publish to {repo_id}: the token is one of {', '.join(owners)}.")
+        raise PermissionError(
+            f"Cannot publish to {repo_id}: the token is {account['name']}'s, who publishes under {', '.join(owners)}."
+        )
 
 
 def publish_folder(folder: Path, repo_id: str, private: bool | None = None, revision: str | None = None) -> str:

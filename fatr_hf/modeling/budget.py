@@ -96,7 +96,7 @@ def highest_within(ratios: Sequence[float], budgets: Sequence[tuple[str, float, 
         if allowed == 0:
             raise ValueError(
                 f"{words}={limit:g} cannot be met: keep_ratio={ratios[0]:g}, the lowest that this schedule allows, "
-                f"costs {cost(ratios[0]):g}. Raise the budget, or reduce in earlier layers."
+                f"has {words}={cost(ratios[0]):g}. Raise the budget, or reduce in earlier layers."
             )
     return ratios[allowed - 1]
 
