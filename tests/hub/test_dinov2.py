@@ -17,7 +17,7 @@ from transformers import (
 
 from fatr_hf.hub.checkpoints import cropped_size
 from fatr_hf.hub.convert import convert_checkpoint, write_unreduced
-from fatr_hf.hub.dinov2 import vit_config, vit_from_dinov2
+from fatr_hf.hub.dinov2 import vit_config, vit_from_dinov2, vit_name
 
 SIZE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 40, "patch_size": 4}
 
@@ -44,13 +44,12 @@ def crop_to(folder, height, width):
     BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": height, "width": width}).save_pretrained(folder)
 
 
-def rename(folder, names):
-    """Gives a saved model's parameters other names."""
-    state = load_file(folder / "model.safetensors")
+def rename_as_on_the_hub(folder):
+    """Gives a saved model's parameters their older names."""
     renamed = {}
-    for name, tensor in state.items():
+    for name, tensor in load_file(folder / "model.safetensors").items():
         for newer, older in OLDER_NAMES.items():
-            name = name.replace(newer, older) if names == "older" else name.replace(older, newer)
+            name = name.replace(newer, older)
         renamed[name] = tensor
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -78,14 +77,22 @@ def test_layer_scales_matter(dinov2, tmp_path):
     torch.testing.assert_close(vit_from_dinov2(tmp_path)(images).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("names", ["older", "newer"])
-def test_older_and_newer_parameter_names(dinov2, tmp_path, names):
+def test_a_file_with_older_parameter_names(dinov2, tmp_path):
+    """Those of the checkpoints on the Hub."""
     dinov2.save_pretrained(tmp_path)
-    rename(tmp_path, names)
+    rename_as_on_the_hub(tmp_path)
     images = torch.randn(1, 3, 40, 40)
     torch.testing.assert_close(
         vit_from_dinov2(tmp_path)(images).last_hidden_state, dinov2(images).last_hidden_state, atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("names", [OLDER_NAMES.keys(), OLDER_NAMES.values()], ids=["newer", "older"])
+def test_names_of_all_supported_versions_become_vits(names):
+    given = [f"encoder.layer.2.{name}.bias" for name in (*names, "norm1", "norm2", "mlp.fc1")]
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj")
+    own = (*(f"attention.{part}" for part in parts), "layernorm_before", "layernorm_after", "mlp.fc1")
+    assert [vit_name(name) for name in given] == [f"layers.2.{name}.bias" for name in own]
 
 
 def test_half_precision_is_folded_in_float32(dinov2, tmp_path):

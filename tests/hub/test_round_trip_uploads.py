@@ -200,7 +200,7 @@ def test_a_model_from_a_folder_that_is_gone_can_be_published(hub, fatr_folder):
     [
         ("expired", NAME, PermissionError, "Invalid user token.*hf auth login"),
         ("reader", NAME, PermissionError, "may read only"),
-        ("writer", "other/vit-fatr", PermissionError, "is one of someone"),
+        ("writer", "other/vit-fatr", PermissionError, "someone's, who publishes under someone"),
         ("writer", "someone/two words", ValueError, "Repo id"),
     ],
     ids=["expired-token", "read-only-token", "somebody-else's-name", "bad-name"],
