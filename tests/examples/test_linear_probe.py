@@ -75,3 +75,19 @@ def test_the_fit_is_scikit_learns(probe, classes):
 def test_a_class_without_images_is_refused(probe):
     with pytest.raises(ValueError, match="--train_images 4 leaves class 2 without an image"):
         probe.fit(np.zeros((4, 3)), np.array([0, 1, 0, 1]), 3, 1.0)
+
+
+@pytest.mark.parametrize("words", ["--train_images 0", "--train_images -5", "--batch_size 0", "--regularisation 0"])
+def test_numbers_that_are_not_positive_are_refused(probe, monkeypatch, capsys, words):
+    monkeypatch.setattr(sys, "argv", ["linear_probe.py", "encoder", "images", "probe", *words.split()])
+    with pytest.raises(SystemExit):
+        probe.main()
+    assert f"{words.split()[0]} {float(words.split()[1]):g}" in capsys.readouterr().err.replace(".0 must", " must")
+
+
+def test_a_folder_with_files_is_left_alone(probe, tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["linear_probe.py", "encoder", "images", str(tmp_path)])
+    with pytest.raises(FileExistsError, match="is there already"):
+        probe.main()
+    assert (tmp_path / "precious").read_text() == "mine"
