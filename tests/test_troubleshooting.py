@@ -11,6 +11,7 @@ PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 ENTRIES = re.findall(r"\*\*`(.+?)`\*\*", PAGE)
 """Fragments of messages, which the page sets in bold code; ``...`` stands for values."""
 
+
 def wording(expression):
     """A message as it stands in the code, with … for values."""
     if isinstance(expression, ast.JoinedStr):
