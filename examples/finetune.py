@@ -11,11 +11,15 @@ accuracy in a process that cannot import fatr_hf.
 """
 
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import torch
 from finetune_arguments import DataArguments, FineTuningArguments, ModelArguments, parse_arguments, result_arguments
+from finetune_base import fetch_base, new_base, refuse_other_classes
+from finetune_data import describe, load_data
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -23,27 +27,28 @@ from transformers import (
     BaseImageProcessor,
     PreTrainedModel,
     TrainerCallback,
-    ViTConfig,
     ViTForImageClassification,
-    ViTImageProcessor,
     set_seed,
 )
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.benchmark import ModelCost, compare_throughput, count_macs, results_table
 from fatr_hf.hub.clean_process import predict_classes
+from fatr_hf.hub.errors import ProofError
 from fatr_hf.hub.publish import publish_folder, require_access
-from fatr_hf.hub.verify import classify_without_package
+from fatr_hf.hub.verify import classify_without_package, plain_pictures
+from fatr_hf.images import check_processor
 from fatr_hf.modeling import admissible_keep_ratios, budget_table, build_model_card
+from fatr_hf.programs import run_program
 from fatr_hf.training.augmentation import AUGMENTATIONS, Augmentation, find_augmentation
-from fatr_hf.training.data import ImageData, load_image_data
 from fatr_hf.training.ema import EMACallback
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWarmup
+from fatr_hf.training.labels import spread_rows
 from fatr_hf.training.metrics import classification_metrics
 from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate, image_transform
 from fatr_hf.training.processes import refuse_float16_on_cpu, refuse_small_data
 from fatr_hf.training.reduction_log import ReductionLogCallback
-from fatr_hf.training.run_folder import claim_run_folder, last_checkpoint, write_folder, write_json
+from fatr_hf.training.run_folder import check_run_folder, claim_run_folder, last_checkpoint, write_folder, write_json
 from fatr_hf.training.trainer import FATRTrainer
 
 
@@ -94,63 +99,71 @@ class FineTuning:
             # The finished folder is published in one commit, not checkpoint by checkpoint.
             arguments.push_to_hub = False
         refuse_float16_on_cpu(arguments)
-        record = result_arguments(model_arguments, data_arguments, augmentation, arguments)
-        resumes = wants_resume(arguments.resume_from_checkpoint)
-        with arguments.main_process_first(local=False, desc="claiming the output folder"):
-            if arguments.process_index == 0:
-                claim_run_folder(self.folder, record, resumes, arguments.overwrite_output_dir)
-            # All processes look before any of them writes, so that all go the same way.
-            self.has_base = (self.folder / "base" / "config.json").exists()
+        self.record = result_arguments(model_arguments, data_arguments, augmentation, arguments)
+        self.resumes = wants_resume(arguments.resume_from_checkpoint)
+        check_run_folder(self.folder, self.record, self.resumes, arguments.overwrite_output_dir)
+        self.has_base = not arguments.overwrite_output_dir and (self.folder / "base" / "config.json").exists()
         with arguments.main_process_first(local=False, desc="reading the images"):
             self.data = load_data(data_arguments, arguments.seed)
         refuse_small_data(len(self.data.train), arguments)
         self.refuse_bad_options()
+        self.say(describe(self.data))
+
+    def say(self, words: str) -> None:
+        """Prints on the first process."""
+        if self.arguments.process_index == 0:
+            print(words, flush=True)
+
+    def claim_folder(self) -> None:
+        """Makes the output folder this run's own, when what comes first is ready to be written."""
+        with self.arguments.main_process_first(local=False, desc="claiming the output folder"):
+            if self.arguments.process_index == 0:
+                claim_run_folder(self.folder, self.record, self.resumes, self.arguments.overwrite_output_dir)
 
     def refuse_bad_options(self) -> None:
         """Raises a ValueError for what would otherwise be refused when the unreduced model has been trained."""
-        options = self.arguments
+        options, names = self.arguments, self.data.label_names
         keep_ratio_callbacks(options)
         find_augmentation(self.model_arguments.base_augmentation)
+        if options.distillation_weight < 0 or not options.distillation_temperature > 0:
+            raise ValueError(
+                f"--distillation_weight {options.distillation_weight} must be at least 0, and "
+                f"--distillation_temperature {options.distillation_temperature} above 0."
+            )
+        if self.model_arguments.image_size is not None and self.model_arguments.model_name_or_path is None:
+            raise ValueError("--image_size is for --model_name_or_path; a ViT from scratch takes --base_image_size.")
         if options.ema_decay:
             EMACallback(options.ema_decay)
         elif options.teacher == "ema":
             raise ValueError("--teacher ema is the average of the weights: it needs --ema_decay, such as 0.9998.")
         if options.teacher not in ("start", "ema"):
-            classes = AutoConfig.from_pretrained(options.teacher, revision=options.teacher_revision).num_labels
-            if classes != len(self.data.label_names):
-                raise ValueError(
-                    f"--teacher {options.teacher} has {classes} classes, {self.data.name} has "
-                    f"{len(self.data.label_names)}: it cannot teach them."
-                )
+            config = AutoConfig.from_pretrained(options.teacher, revision=options.teacher_revision)
+            refuse_other_classes(config, names, f"--teacher {options.teacher}", self.data.name)
 
     def prepare_base(self) -> None:
         """Writes the unreduced model to ``base/``, a stock ViT with its image processor, unless it is there."""
         if self.has_base:
             return
         set_seed(self.arguments.seed)
-        base, processor = self.train_base() if self.model_arguments.model_name_or_path is None else self.fetch_base()
+        from_scratch = self.model_arguments.model_name_or_path is None
+        teaches = bool(self.arguments.distillation_weight) and self.arguments.teacher == "start"
+        if from_scratch:
+            base, processor = new_base(self.model_arguments, self.data.label_names)
+        else:
+            base, processor, words = fetch_base(self.model_arguments, self.data, teaches)
+            self.say(words)
+        check_processor(processor, base.config)
+        self.prove_untrained(base, processor)
+        self.claim_folder()
+        if from_scratch:
+            base = self.train_base(base, processor)
         with self.arguments.main_process_first(local=False, desc="writing the unreduced model"):
             if self.arguments.process_index == 0:
                 write_folder(self.folder / "base", lambda folder: save(base, processor, folder))
 
-    def train_base(self) -> tuple[PreTrainedModel, BaseImageProcessor]:
-        """Trains a small stock ViT from scratch."""
-        options, names = self.model_arguments, self.data.label_names
-        config = ViTConfig(
-            image_size=options.base_image_size,
-            patch_size=options.base_patch_size,
-            hidden_size=options.base_hidden_size,
-            intermediate_size=4 * options.base_hidden_size,
-            num_attention_heads=options.base_heads,
-            num_hidden_layers=options.base_layers,
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-            initializer_range=options.base_initializer_range,
-        )
-        FATRViTConfig.from_dict(config.to_dict(), **options.reduction_fields())  # refuse a bad reduction beforehand
-        size = {"height": options.base_image_size, "width": options.base_image_size}
-        processor = ViTImageProcessor(size=size)
-        base = ViTForImageClassification(config)
+    def train_base(self, base: PreTrainedModel, processor: BaseImageProcessor) -> PreTrainedModel:
+        """Trains a ViT from scratch."""
+        options = self.model_arguments
         trainer = self.trainer(
             base,
             processor,
@@ -163,40 +176,23 @@ class FineTuning:
             max_steps=-1,
         )
         trainer.train(resume_from_checkpoint=self.checkpoint("base-checkpoints"))
-        return trainer.whole_model(), processor
+        return trainer.whole_model()
 
-    def fetch_base(self) -> tuple[PreTrainedModel, BaseImageProcessor]:
-        """Loads the checkpoint as a stock ViT, with a new classifier where the data set has other classes.
+    def prove_untrained(self, base: PreTrainedModel, processor: BaseImageProcessor) -> None:
+        """Proves before training what ``verify`` proves after it, with the reduced model as it starts.
 
         Raises:
-            ValueError: the checkpoint is reduced already, or its classes are others and it is to teach.
+            ProofError: what is saved would not work on its own.
         """
-        name, names = str(self.model_arguments.model_name_or_path), self.data.label_names
-        revision = {"revision": self.model_arguments.model_revision}
-        if FATRViTConfig.get_config_dict(name, **revision)[0].get("model_type") == FATRViTConfig.model_type:
-            raise ValueError(f"{name} is reduced already: start from the unreduced checkpoint that it came from.")
-        options = {"id2label": dict(enumerate(names)), "label2id": {label: i for i, label in enumerate(names)}}
-        FATRViTConfig.from_pretrained(name, **revision, **self.model_arguments.reduction_fields())
-        loaded, info = FATRViTForImageClassification.from_pretrained(
-            name, keep_ratio=1.0, ignore_mismatched_sizes=True, output_loading_info=True, **revision, **options
-        )
-        new = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-        teaches = self.arguments.distillation_weight and self.arguments.teacher == "start"
-        if teaches and any(key.startswith("classifier.") for key in new):
-            raise ValueError(
-                f"{name} has no classifier for the {len(names)} classes of {self.data.name}, so it cannot teach them. "
-                "Set --distillation_weight 0, name another --teacher, or fine-tune the unreduced model on this data "
-                "set first."
-            )
-        config = ViTConfig(**{field.name: getattr(loaded.config, field.name) for field in fields(ViTConfig)})
-        base = ViTForImageClassification(config)
-        base.load_state_dict(loaded.state_dict())
-        try:
-            processor = AutoImageProcessor.from_pretrained(name, **revision)
-        except OSError:
-            height, width = loaded.vit.embeddings.image_size
-            processor = ViTImageProcessor(size={"height": height, "width": width})
-        return base, processor
+        with self.arguments.main_process_first(local=False, desc="proving that what is saved works on its own"):
+            if self.arguments.process_index == 0:
+                # Neither other processes nor a resumed run draw what this does.
+                with TemporaryDirectory() as folder, torch.random.fork_rng():
+                    config = FATRViTConfig.from_dict(base.config.to_dict(), **self.model_arguments.reduction_fields())
+                    model = FATRViTForImageClassification(config).eval()
+                    model.load_state_dict({**model.state_dict(), **base.state_dict()})
+                    save(model, processor, Path(folder, "model"))
+                    self.verify(Path(folder, "model"), model.to(self.arguments.device), processor, at_most=16)
 
     def load_models(self) -> tuple[PreTrainedModel, FATRViTForImageClassification, BaseImageProcessor]:
         """The unreduced model and the one to fine-tune, both from ``base/``."""
@@ -338,39 +334,51 @@ class FineTuning:
             accuracy=costs[-1].accuracy,
             results=f"Top-1 accuracy on {len(self.data.test)} test images of {self.data.name}.\n\n{table}",
         )
-        target = self.folder / "model"
+        target, results = self.folder / "model", self.folder / "results.json"
         write_folder(target, lambda folder: save(model, processor, folder, model_card=card))
-        verified = self.verify(target, model, processor)
-        write_json(
-            self.folder / "results.json",
-            {
-                "dataset": self.data.name,
-                "test_images": len(self.data.test),
-                "models": [cost._asdict() for cost in costs],
-                "accuracy_by_keep_ratio": budgets,
-                "token_schedule": [tokens._asdict() for tokens in model.config.token_schedule()],
-                "verified_images": verified,
-            },
-        )
-        print(f"\n{table}\nLoaded without fatr_hf, {target} classifies {verified} test images with the same accuracy.")
+        measured = {
+            "dataset": self.data.name,
+            "test_images": len(self.data.test),
+            "models": [cost._asdict() for cost in costs],
+            "accuracy_by_keep_ratio": budgets,
+            "token_schedule": [tokens._asdict() for tokens in model.config.token_schedule()],
+        }
+        write_json(results, {**measured, "verified_images": None})
+        print(f"\n{table}")
+        try:
+            verified = self.verify(target, model, processor)
+        except ProofError as error:
+            raise ProofError(
+                f"{error}\n{target} and {results} are written, and nothing is published. When the reason is gone, the "
+                "same command with --resume_from_checkpoint true proves the folder again."
+            ) from error
+        write_json(results, {**measured, "verified_images": verified})
+        if verified:
+            print(f"Loaded without fatr_hf, {target} classifies {verified} test images with the same accuracy.")
         if self.publish_to:
             print("Published:", publish_folder(target, self.publish_to, self.arguments.hub_private_repo))
 
-    def verify(self, folder: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> int:
+    def verify(
+        self, folder: Path, model: PreTrainedModel, processor: BaseImageProcessor, at_most: int | None = None
+    ) -> int:
         """Compares the accuracy of the saved folder, loaded without this package, with the model's; counts the images.
 
         Raises:
-            RuntimeError: they differ.
+            ProofError: they differ, or the folder does not load or run.
         """
-        images = self.data.test.select(range(min(self.data_arguments.verify_samples, len(self.data.test))))
-        clean = accuracy(classify_without_package(folder, images, str(model.device)), images["labels"])
-        own = accuracy(predict_classes(model, processor, images), images["labels"])
+        number = min(self.data_arguments.verify_samples, at_most or len(self.data.test), len(self.data.test))
+        if not number:
+            return 0
+        chosen = self.data.test.select(spread_rows(self.data.test["labels"], number))
+        images = plain_pictures(chosen, processor)
+        clean = accuracy(classify_without_package(folder, images, str(model.device)), chosen["labels"])
+        own = accuracy(predict_classes(model, processor, images), chosen["labels"])
         if clean != own:
-            raise RuntimeError(
-                f"{folder}, loaded without fatr_hf, reaches an accuracy of {clean:.6f} on {len(images)} test images, "
-                f"the trained model {own:.6f}: the folder is not what was trained."
+            raise ProofError(
+                f"{folder}, loaded without fatr_hf, reaches an accuracy of {clean:.6f} on {number} test images, the "
+                f"model {own:.6f}: the folder is not what was saved."
             )
-        return len(images)
+        return number
 
 
 def wants_resume(value: str | None) -> bool:
@@ -384,43 +392,6 @@ def wants_resume(value: str | None) -> bool:
     if value.lower() != "true" and not Path(value).is_dir():
         raise ValueError(f"--resume_from_checkpoint {value} must be true, false or the folder of a checkpoint.")
     return True
-
-
-def load_data(options: DataArguments, seed: int) -> ImageData:
-    """Reads the images; takes the first ones only where a number is given."""
-    data = load_image_data(
-        options.dataset,
-        config_name=options.dataset_config,
-        revision=options.dataset_revision,
-        train_split=options.train_split,
-        test_split=options.test_split,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        test_fraction=options.test_fraction,
-        seed=seed,
-        check_images=options.check_images,
-    )
-    train, test = data.train, data.test
-    if options.max_train_samples is not None:
-        train = train.select(range(min(options.max_train_samples, len(train))))
-    if options.max_test_samples is not None:
-        test = test.select(range(min(options.max_test_samples, len(test))))
-    chosen = replace(data, train=train, test=test)
-    if not options.allow_untested_classes:
-        refuse_untested_classes(chosen)
-    return chosen
-
-
-def refuse_untested_classes(data: ImageData) -> None:
-    """Raises a ValueError for classes that are trained on and not tested."""
-    untested = sorted({*data.train["labels"]} - {*data.test["labels"]})
-    if untested:
-        names = ", ".join(repr(data.label_names[label]) for label in untested[:5])
-        raise ValueError(
-            f"There are training images and no test images of {len(untested)} classes, such as {names}: the accuracy "
-            "would not tell of them. Choose another --test_split or more --max_test_samples, or say "
-            "--allow_untested_classes true."
-        )
 
 
 def keep_ratio_callbacks(options: FineTuningArguments) -> list[TrainerCallback]:
@@ -448,4 +419,4 @@ def accuracy(classes: list[int], labels: list[int]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

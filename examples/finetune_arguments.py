@@ -27,6 +27,9 @@ class ModelArguments:
         default=None, metadata={"help": "ViT checkpoint (Hub name or folder); by default a small ViT is trained first"}
     )
     model_revision: str = field(default="main", metadata={"help": "revision of a Hub checkpoint"})
+    image_size: list[int] | None = field(
+        default=None, metadata={"help": "of the fine-tuned checkpoint, in pixels: one side, or height and width"}
+    )
     license: str = field(default="unknown", metadata={"help": "Hub identifier of the weights' license, for the card"})
     reduction_preset: str | None = field(default=None, metadata={"help": f"reduction by name: {', '.join(PRESETS)}"})
     reduction_layers: list[int] | None = field(default=None, metadata={"help": "0-based layers that reduce"})
@@ -47,6 +50,10 @@ class ModelArguments:
     base_weight_decay: float = field(default=0.05, metadata={"help": "a ViT from scratch: AdamW's weight decay"})
     base_warmup_steps: float = field(default=0.1, metadata={"help": "a ViT from scratch: steps of warm-up or share"})
     base_augmentation: str = field(default="none", metadata={"help": "a ViT from scratch: augmentation by name"})
+
+    def size_fields(self) -> dict[str, Any]:
+        """The image size, if one was given; loading interpolates the position embeddings for it."""
+        return {} if self.image_size is None else {"image_size": single_or_list(self.image_size)}
 
     def reduction_fields(self) -> dict[str, Any]:
         """The configuration fields that were given; the others keep their defaults."""
@@ -79,9 +86,9 @@ class DataArguments:
     test_fraction: float = field(default=0.2, metadata={"help": "share tested on where there is only one split"})
     allow_untested_classes: bool = field(default=False, metadata={"help": "test images need not be of all classes"})
     check_images: bool = field(default=True, metadata={"help": "decode every image once before training"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first images only"})
-    max_test_samples: int | None = field(default=None, metadata={"help": "test on the first images only"})
-    verify_samples: int = field(default=2000, metadata={"help": "test images for the proof of the saved folder"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on so many, spread over the classes"})
+    max_test_samples: int | None = field(default=None, metadata={"help": "test on so many, spread over the classes"})
+    verify_samples: int = field(default=2000, metadata={"help": "test images to prove the saved folder by; 0: none"})
 
 
 @dataclass
@@ -253,4 +260,6 @@ def result_arguments(
         **training,
         "processes": arguments.world_size,
     }
+    for name in ("license", "check_images", "verify_samples"):
+        del record[name]
     return {name: getattr(value, "value", value) for name, value in record.items()}

@@ -22,7 +22,11 @@ from transformers import AutoImageProcessor, PreTrainedModel, ViTForImageClassif
 from fatr_hf.benchmark import choose_device
 from fatr_hf.hub.convert import require_free
 from fatr_hf.hub.load import quiet_loading
+from fatr_hf.images import check_processor
+from fatr_hf.programs import run_program
+from fatr_hf.training.classifier_heads import class_fields
 from fatr_hf.training.data import load_image_data
+from fatr_hf.training.labels import spread_rows
 from fatr_hf.training.preprocessing import collate, image_transform
 from fatr_hf.training.run_folder import write_folder
 
@@ -35,7 +39,9 @@ def main() -> None:
     parser.add_argument("model", help="folder or Hub name of a ViT")
     parser.add_argument("dataset", help="digits, a folder of images or of idx files, or a data set on the Hub")
     parser.add_argument("output_dir", type=Path, help="folder to write, new or empty")
-    parser.add_argument("--train_images", type=int, help="so many, drawn with a fixed seed; all by default")
+    parser.add_argument(
+        "--train_images", type=int, help="so many, drawn with a fixed seed and spread over the classes; all by default"
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="images at a time")
     parser.add_argument("--regularisation", type=float, default=10.0, help="weight of the squared norm")
     arguments = parser.parse_args()
@@ -45,17 +51,18 @@ def main() -> None:
             parser.error(f"--{name} {value} must be above 0.")
     require_free(arguments.output_dir)
     data = load_image_data(arguments.dataset)
+    for note in data.notes:
+        print(f"Note: {note}")
     processor = AutoImageProcessor.from_pretrained(arguments.model)
     names = data.label_names
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-    }
-    with quiet_loading():  # of a classifier that is not there yet
-        model: Any = ViTForImageClassification.from_pretrained(arguments.model, **labels)
+    with quiet_loading():  # of a classifier that is not there yet, or is for other classes
+        model: Any = ViTForImageClassification.from_pretrained(
+            arguments.model, ignore_mismatched_sizes=True, **class_fields(names)
+        )
+    check_processor(processor, model.config)
     model.to(choose_device(None)).eval()
     train = data.train.shuffle(seed=0)
-    train = train.select(range(min(arguments.train_images or len(train), len(train))))
+    train = train.select(spread_rows(train["labels"], arguments.train_images or len(train)))
     train.set_transform(image_transform(processor))
     features, targets = cls_tokens(model, DataLoader(train, arguments.batch_size, collate_fn=collate))
     weight, bias = fit(features, targets, len(names), arguments.regularisation)
@@ -104,4 +111,4 @@ def fit(features: Floats, labels: NDArray[np.int64], classes: int, regularisatio
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -22,6 +22,8 @@ import PIL.ImageEnhance
 import skimage.data
 from numpy.typing import NDArray
 
+from fatr_hf.programs import run_program
+
 Pixels = NDArray[np.uint8]
 
 PHOTOGRAPHS = (
@@ -120,4 +122,4 @@ def vary(crop: PIL.Image.Image, generator: np.random.Generator) -> PIL.Image.Ima
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -13,8 +13,9 @@ more.
 import argparse
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ from accelerate.accelerator import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from serve_images import Batch, Images, PreparedImages, open_images
 from serve_model import add_model_arguments, load_chosen
-from serve_shards import Shard, claim_folder, count_rows, plan_shards, write_shard
+from serve_shards import Shard, check_folder, claim_folder, count_rows, plan_shards, write_shard
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fatr_hf.analysis.outputs import is_classifier
 from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark.settings import DTYPES
+from fatr_hf.programs import run_program
 
 
 def main() -> None:
@@ -43,9 +45,12 @@ def main() -> None:
     model, processor = load_chosen(arguments)
     schema = result_schema(arguments, is_classifier(model))
     images = open_images(arguments.images, arguments.column)
+    if images.note and processes.is_main_process:
+        print(f"Note: {images.note}")
     manifest = describe(arguments, model, processor, images)
     shards = plan_shards(arguments.output, len(images.rows), arguments.shard_size)
     missing = agree(processes, arguments.output, manifest, shards)
+    claim = partial(claim_folder, arguments.output, manifest)
 
     start = time.perf_counter()
     model = model.fuse().to(processes.device, DTYPES[arguments.dtype])
@@ -55,6 +60,7 @@ def main() -> None:
         missing[processes.process_index :: processes.num_processes],
         schema,
         arguments,
+        claim,
     )
     processes.wait_for_everyone()
     if processes.is_main_process:
@@ -129,7 +135,7 @@ def agree(processes: Accelerator, folder: Path, manifest: Mapping[str, Any], sha
     """
     plan: list[Any] = [None]
     if processes.is_main_process:
-        claim_folder(folder, manifest)
+        check_folder(folder, manifest)
         plan = [(manifest, [shard for shard in shards if not shard.path.exists()])]
     [(agreed, missing)] = broadcast_object_list(plan)
     if agreed != manifest:
@@ -138,9 +144,17 @@ def agree(processes: Accelerator, folder: Path, manifest: Mapping[str, Any], sha
 
 
 def serve(
-    model: Any, images: PreparedImages, shards: Sequence[Shard], schema: pa.Schema, arguments: argparse.Namespace
+    model: Any,
+    images: PreparedImages,
+    shards: Sequence[Shard],
+    schema: pa.Schema,
+    arguments: argparse.Namespace,
+    claim: Callable[[], None],
 ) -> None:
     """Computes shards one after the other, while the workers read on.
+
+    Args:
+        claim: makes the output folder this run's own, when the first shard is ready to be written.
 
     Raises:
         ValueError: with ``--strict``, a picture that cannot be read.
@@ -156,6 +170,7 @@ def serve(
                 refuse_broken(batch)
             columns = {} if batch.pixel_values is None else predict(model, batch.pixel_values, arguments.top_k)
             parts.append(to_table(batch, columns, schema))
+        claim()
         write_shard(pa.concat_tables(parts), shard.path)
         print(f"{shard.path.name}: images {shard.first} to {shard.end - 1}", flush=True)
 
@@ -205,4 +220,4 @@ def summary(shards: Sequence[Shard], computed: Sequence[Shard], seconds: float) 
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,20 +1,19 @@
-"""The pictures that serve.py classifies: each in its place, opened one by one, a broken one described in words."""
+"""The pictures that serve.py classifies: each in its place, opened one by one, a broken one described."""
 
 import glob
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import PIL
-import pyarrow as pa
 import torch
 from datasets import Dataset, Features, Image, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from torch import Tensor
 
-from fatr_hf.analysis.images import SUFFIXES, NamedImage, to_batch
+from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.analysis.schedule_search.study import digest
+from fatr_hf.images import Folder, PictureError, list_folder, open_picture, picture_mode, printable
 from fatr_hf.training.data import read_images
 from fatr_hf.training.idx import is_idx_folder
 
@@ -28,6 +27,8 @@ class Images(NamedTuple):
     """What the paths are relative to."""
     fingerprint: str
     """A digest of names and sizes."""
+    note: str | None = None
+    """What was left out of the folder."""
 
 
 class Batch(NamedTuple):
@@ -68,15 +69,14 @@ class PreparedImages(torch.utils.data.Dataset[Batch]):
 
     def prepare(self, stored: dict[str, Any]) -> Tensor | str:
         """Pixel values (1, channels, height, width) of a picture, or the words of what is wrong with it."""
-        path, content = stored["path"], stored["bytes"]
+        if stored["bytes"] is None and stored["path"] is not None:
+            stored = {**stored, "path": str(self.images.folder / stored["path"])}
         try:
-            if content is None and path is not None:
-                content = (self.images.folder / path).read_bytes()
-            picture = Image().decode_example({"path": path, "bytes": content})
+            picture = open_picture(stored, picture_mode(self.processor))
             return to_batch([NamedImage("", picture)], self.processor).pixel_values
-        except PIL.UnidentifiedImageError:
-            return "it is no picture of a known format"
-        except Exception as error:  # noqa: BLE001 - the decoders of Pillow raise errors of many kinds
+        except PictureError as error:
+            return error.reason
+        except Exception as error:  # noqa: BLE001 - a processor can fail on a picture of an odd shape
             return f"{type(error).__name__}: {error}"
 
 
@@ -98,14 +98,16 @@ def open_images(source: str, column: str | None = None) -> Images:
     if not path.exists():
         raise FileNotFoundError(f"--images {source} does not exist: give a folder of pictures or of parquet files.")
     folder = path.parent if path.is_file() else path
-    names, fingerprint = files_below(path, folder, SUFFIXES)
-    if names:
-        rows = Dataset(pa.table({"image": names})).cast_column("image", Image(decode=False))
-        return Images(rows, folder, fingerprint)
-    names, fingerprint = files_below(path, folder, (".parquet",))
-    if not names:
-        raise ValueError(f"--images {source} holds neither pictures ({', '.join(SUFFIXES)}) nor parquet files.")
-    files = [glob.escape(str((folder / name).resolve())) for name in names]
+    found = list_folder(path) if path.is_dir() else Folder(folder, [], [Path(path.name)], [])
+    tables = [file for file in found.others if file.suffix.lower() == ".parquet"]
+    pictures = found.pictures if tables or path.is_dir() else found.others
+    if pictures:
+        rows = rows_of_files(folder, pictures)
+        return Images(rows, folder, fingerprint_of(folder, pictures), found.left_out() if path.is_dir() else None)
+    if not tables:
+        raise ValueError(f"--images {printable(source)} holds neither pictures nor parquet files.")
+    fingerprint = fingerprint_of(folder, tables)
+    files = [glob.escape(str((folder / name).resolve())) for name in tables]
     try:
         rows = load_dataset("parquet", data_files=files, split="train")
     except DatasetGenerationError as error:
@@ -113,19 +115,20 @@ def open_images(source: str, column: str | None = None) -> Images:
     return Images(pictures_of_rows(rows, column), Path(), digest([fingerprint, str(column)]))
 
 
-def files_below(path: Path, folder: Path, suffixes: Collection[str]) -> tuple[list[str], str]:
-    """Paths of files by their suffixes, relative to a folder and in order, and a digest of them and of their sizes.
+def rows_of_files(folder: Path, names: Iterable[Path]) -> Dataset:
+    """A row for each file; one whose name is not UTF-8, which Arrow cannot hold, has its bytes and a readable name."""
+    rows = []
+    for name in names:
+        shown, is_there = printable(name.as_posix()), (folder / name).is_file()
+        content = (folder / name).read_bytes() if shown != name.as_posix() and is_there else None
+        rows.append({"path": shown, "bytes": content})
+    return Dataset.from_dict({"image": rows}).cast_column("image", Image(decode=False))
 
-    A link that leads nowhere is among them.
 
-    Args:
-        path: a file, or where to look for files, in the folders below too.
-    """
-    found = [path] if path.is_file() else path.rglob("*")
-    files = (file for file in found if file.suffix.lower() in suffixes and not file.is_dir())
-    names = sorted(file.relative_to(folder).as_posix() for file in files)
-    sizes = ((folder / name).stat().st_size if (folder / name).exists() else None for name in names)
-    return names, digest(f"{name} {size}\n" for name, size in zip(names, sizes, strict=True))
+def fingerprint_of(folder: Path, names: Iterable[Path]) -> str:
+    """A digest of files and of their sizes; a link that leads nowhere has none."""
+    sizes = ((name, (folder / name).stat().st_size if (folder / name).exists() else None) for name in names)
+    return digest(f"{printable(name.as_posix())} {size}\n" for name, size in sizes)
 
 
 def pictures_of_rows(rows: Dataset, column: str | None) -> Dataset:

@@ -44,18 +44,17 @@ def plan_shards(folder: Path, images: int, shard_size: int) -> list[Shard]:
     ]
 
 
-def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Makes a folder this run's own, or refuses it.
+def check_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks that a folder is free for this run, or holds a part of it; writes nothing.
 
     Args:
-        folder: created where needed.
         manifest: what the shards depend on, as JSON gives it back.
 
     Raises:
         ValueError: the folder holds something else, or shards that were computed from something else.
     """
     record = folder / MANIFEST
-    if record.exists():
+    if record.exists() and any(folder.glob("*.parquet")):
         recorded = json.loads(record.read_text())
         changed = [
             f"{name} was {recorded.get(name)!r} and is {manifest.get(name)!r}"
@@ -66,11 +65,14 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"--output {folder} holds predictions of another run: {'; '.join(changed)}. Choose another folder."
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
         raise ValueError(f"--output {folder} holds something else than predictions: choose a new or an empty folder.")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(record, dict(manifest))
+
+
+def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Makes a folder that ``check_folder`` has passed this run's own; created where needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MANIFEST, dict(manifest))
 
 
 def write_shard(table: pa.Table, path: Path) -> None:

@@ -37,9 +37,10 @@ from transformers.utils import logging
 from fatr_hf import FATRViTForImageClassification
 from fatr_hf.benchmark import choose_device, compare_throughput, describe_machine
 from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS, draw_trained_parameters, fused_copy
+from fatr_hf.programs import run_program
 from fatr_hf.training.data import load_image_data
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio
-from fatr_hf.training.run_folder import claim_run_folder, write_folder, write_json
+from fatr_hf.training.run_folder import check_run_folder, claim_run_folder, write_folder, write_json
 from fatr_hf.training.trainer import FATRTrainer
 
 
@@ -110,9 +111,11 @@ class Study:
         )
         self.arms = {ratio: self.chosen(tuned_arms(self.config, ratio)) for ratio in self.size.keep_ratios}
         record = {"dataset": data.name, "image_size": side, "patch_size": patch, "arms": self.only}
-        claim_run_folder(self.folder, {**record, **asdict(self.size), "device": self.device.type}, resume=True)
+        record |= {**asdict(self.size), "device": self.device.type}
+        check_run_folder(self.folder, record, resume=True)
         train, test = load_tensors(data, side, self.device, seed=0)
         self.train, self.test = train.first(self.size.train_images), test.first(self.size.test_images)
+        claim_run_folder(self.folder, record, resume=True)
 
     def chosen(self, arms: list[Arm]) -> list[Arm]:
         """The arms that were asked for.
@@ -307,4 +310,4 @@ class Study:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,6 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from fatr_hf.training.data import ImageData
+from fatr_hf.training.labels import spread_rows
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,11 @@ class TensorImages:
         return len(self.labels)
 
     def first(self, number: int | None) -> "TensorImages":
-        """So many of the first images; None gives all."""
-        return TensorImages(self.pixels[:number], self.labels[:number])
+        """So many of the first images of every class, in their order; None gives all."""
+        if number is None or number >= len(self):
+            return self
+        rows = spread_rows(self.labels.tolist(), number)
+        return TensorImages(self.pixels[rows], self.labels[rows])
 
     def batch(self, index: list[int]) -> dict[str, Tensor]:
         """Chosen images as a model takes them: ``pixel_values`` in [-1, 1] and ``labels``."""

@@ -11,12 +11,24 @@ PACKAGE = Path(__file__).parent.parent / "fatr_hf"
 
 MAY_IMPORT = {
     "modeling": {"modeling"},
+    "images": {"images"},
     "baselines": {"modeling", "baselines"},
-    "analysis": {"modeling", "baselines", "analysis"},
+    "analysis": {"images", "modeling", "baselines", "analysis"},
     "benchmark": {"modeling", "baselines", "analysis", "benchmark"},
-    "training": {"modeling", "baselines", "analysis", "training"},
-    "hub": {"modeling", "baselines", "hub"},
-    "cli": {"modeling", "baselines", "analysis", "benchmark", "training", "hub", "cli", "version"},
+    "training": {"images", "modeling", "baselines", "analysis", "training"},
+    "hub": {"images", "modeling", "baselines", "hub"},
+    "cli": {
+        "images",
+        "modeling",
+        "baselines",
+        "analysis",
+        "benchmark",
+        "training",
+        "hub",
+        "cli",
+        "programs",
+        "version",
+    },
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

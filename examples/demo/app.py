@@ -15,11 +15,11 @@ from typing import Any
 import gradio as gr
 import PIL.Image
 from comparison import compare, measure, open_picture, pair_models
-from huggingface_hub.errors import StrictDataclassError
 from loaded_model import LoadedModel, Settings, load
 from results import numbers, pictures, summary
 
 from fatr_hf.analysis.images import PHOTOGRAPHS, photographs
+from fatr_hf.programs import run_program
 
 MODEL = "google/vit-base-patch16-224"
 TITLE = "A Vision Transformer with fewer tokens"
@@ -41,10 +41,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="of the server; by default the first free one from 7860 on")
     parser.add_argument("--device", help="such as cuda:1 or cpu; by default cuda where there is one")
     arguments = parser.parse_args()
-    try:
-        loaded = load(arguments.model, arguments.revision, arguments.device)
-    except (OSError, StrictDataclassError, ValueError) as error:
-        parser.error(str(error))
+    loaded = load(arguments.model, arguments.revision, arguments.device)
     build_page(loaded).launch(
         server_port=arguments.port,
         theme=readable_theme(),
@@ -182,4 +179,4 @@ def sample_photograph(name: str | None) -> PIL.Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import PIL.Image
-import PIL.ImageOps
 import torch
 from loaded_model import LoadedModel, Settings, with_reduction
 from torch import Tensor
 
-from fatr_hf import FATRViTForImageClassification
+from fatr_hf import FATRViTForImageClassification, images
 from fatr_hf.analysis.image_trace import PatchMap, seen_pixels
 from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.benchmark.machine import device_name
@@ -89,13 +88,10 @@ def open_picture(path: str | Path) -> PIL.Image.Image:
     """
     name = Path(path).name
     try:
-        with PIL.Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise PIL.Image.DecompressionBombError
-            return PIL.ImageOps.exif_transpose(picture).convert("RGB")
-    except PIL.Image.DecompressionBombError as error:
-        raise ValueError(f"{name} has more than the {MAX_PIXELS / 1e6:.0f} megapixels that are taken.") from error
-    except Exception as error:  # files can be broken in more ways than Pillow documents
+        return images.open_picture({"path": name, "bytes": Path(path).read_bytes()}, "RGB", MAX_PIXELS)
+    except images.TooManyPixels:
+        raise
+    except images.PictureError as error:
         raise ValueError(f"{name} cannot be read as a picture. Choose another file, such as a JPEG or PNG.") from error
 
 

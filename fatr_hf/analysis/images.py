@@ -1,5 +1,6 @@
 """Images to analyse: photographs that are there without a network, files, and batches of pixel values of any data."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from ..images import open_picture, picture_endings, picture_mode, printable, read_class_folder
+
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "camera", "coins", "moon", "retina", "hubble_deep_field")
 """Of scikit-image, in its own package; the first four are in colour and show things."""
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+NO_CLASS = -1
+"""The label of a picture that is of no class of the model."""
 
 
 class NamedImage(NamedTuple):
@@ -29,7 +33,7 @@ class Batch(NamedTuple):
     pixel_values: Tensor
     """(batch, channels, height, width)."""
     labels: Tensor | None = None
-    """(batch,) int64, class numbers."""
+    """(batch,) int64, class numbers, ``NO_CLASS`` for a picture of none; None where nothing is known of any."""
 
 
 def photographs(names: Sequence[str] = PHOTOGRAPHS) -> list[NamedImage]:
@@ -49,12 +53,16 @@ def photographs(names: Sequence[str] = PHOTOGRAPHS) -> list[NamedImage]:
 def load_images(source: str | Path, limit: int | None = None) -> Sequence[NamedImage]:
     """Pictures by the word ``photographs``, by a file's path, or all below a folder, ordered by their paths.
 
-    A picture in a sub-folder has that folder's name as its label. Those of files are all opened once, so that a broken
-    one is named before anything is computed, and again each time that they are asked for.
+    Which files of a folder are pictures, and of which class each is, is what training reads too
+    (``fatr_hf.images.read_class_folder``). All are opened once, so that a broken one is named before anything is
+    computed, and again each time that they are asked for.
 
     Args:
         source: ``"photographs"``, a file or a folder.
         limit: take no more than so many: of a folder's pictures evenly spread ones, of the photographs the first.
+
+    Returns:
+        A list for the photographs, else ``PictureFiles``, whose ``notes`` say what was left out.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -67,17 +75,27 @@ def load_images(source: str | Path, limit: int | None = None) -> Sequence[NamedI
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{source!s} does not exist: give a picture, a folder of them, or 'photographs'.")
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
-            raise ValueError(f"{source!s} holds no pictures ({', '.join(SUFFIXES)}), nor do the folders in it.")
+    files, notes = labelled_files(path) if path.is_dir() else ([(path, None)], [])
+    if not files:
+        endings = ", ".join(sorted(picture_endings()))
+        raise ValueError(f"{printable(source)} holds no pictures, nor do the folders in it: no file ends in {endings}.")
     if limit is not None and limit < len(files):
         files = [files[place * len(files) // limit] for place in range(limit)]
-    pictures = PictureFiles([(file, None if path in (file, file.parent) else file.parent.name) for file in files])
+    pictures = PictureFiles(files, notes)
     for _ in pictures:
         pass
     return pictures
+
+
+def labelled_files(folder: Path) -> tuple[list[tuple[Path, str | None]], list[str]]:
+    """Paths and class names of all pictures below a folder, in the order of the paths, and notes about them."""
+    found = read_class_folder(folder)
+    files = {
+        split.root / file: label
+        for split in found.splits.values()
+        for file, label in zip(split.files, split.labels(), strict=True)
+    }
+    return sorted(files.items()), found.notes
 
 
 class PictureFiles(Sequence[NamedImage]):
@@ -85,10 +103,12 @@ class PictureFiles(Sequence[NamedImage]):
 
     Args:
         files: their paths and labels.
+        notes: sentences about what was left out.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, str | None]]):
+    def __init__(self, files: Sequence[tuple[Path, str | None]], notes: Sequence[str] = ()):
         self.files = files
+        self.notes = notes
 
     def __len__(self) -> int:
         return len(self.files)
@@ -106,42 +126,41 @@ class PictureFiles(Sequence[NamedImage]):
 
 
 def read_picture(file: Path, label: str | None = None) -> NamedImage:
-    """A picture in RGB, turned as its camera says, named by its file.
+    """A picture in RGB as ``fatr_hf.images.open_picture`` opens it, named by its file.
 
     Raises:
         ValueError: a file that is no picture.
     """
-    import PIL.Image
-    import PIL.ImageOps
+    return NamedImage(printable(file.stem), open_picture(file, "RGB"), label)
 
-    try:
-        with PIL.Image.open(file) as picture:
-            return NamedImage(file.stem, PIL.ImageOps.exif_transpose(picture).convert("RGB"), label)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read as a picture: {error}") from error
+
+def class_numbers(config: Any) -> dict[str, int]:
+    """The number of each class name of a model. A name that two classes have tells neither, and is left out."""
+    names = Counter(str(name) for name in config.id2label.values())
+    return {str(name): int(number) for number, name in config.id2label.items() if names[str(name)] == 1}
 
 
 def to_batch(images: Sequence[NamedImage], processor: Any, label2id: Mapping[str, int] | None = None) -> Batch:
-    """Pixel values of pictures by a model's image processor, and class numbers where every label is a model's class.
+    """Pixel values of pictures by a model's image processor, and the class number of each.
 
     Args:
         images: at least one.
         processor: resizes and normalises, as it does in a pipeline. One that normalises a single channel gets grey
             pictures.
-        label2id: the classes of the model's configuration.
+        label2id: number of each class name of the model (see ``class_numbers``).
 
     Raises:
         ValueError: no images.
     """
     if not images:
         raise ValueError("There are no images: give at least one.")
-    mean = getattr(processor, "image_mean", None)
-    grey = isinstance(mean, (list, tuple)) and len(mean) == 1
-    pictures = [image.picture.convert("L" if grey else "RGB") for image in images]
+    mode = picture_mode(processor)
+    pictures = [open_picture(image.picture, mode) for image in images]
     pixel_values = processor(pictures, return_tensors="pt")["pixel_values"]
-    known = [None if image.label is None or label2id is None else label2id.get(image.label) for image in images]
-    labels = None if None in known else torch.tensor(known)
-    return Batch(pixel_values, labels)
+    if label2id is None or all(image.label is None for image in images):
+        return Batch(pixel_values)
+    numbers = [NO_CLASS if image.label is None else int(label2id.get(image.label, NO_CLASS)) for image in images]
+    return Batch(pixel_values, torch.tensor(numbers))
 
 
 class PictureBatches:
@@ -243,7 +262,9 @@ def examples_of(data: Any) -> Iterator[Any]:
 
 
 def stack(examples: Sequence[Mapping[str, Any]]) -> Batch:
-    """Single examples as a batch, with labels where all have one."""
+    """Single examples as a batch; an example without a label is of no class."""
     labels = [example.get("labels") for example in examples]
     pixel_values = torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples])
-    return Batch(pixel_values, None if None in labels else torch.as_tensor(labels))
+    if all(label is None for label in labels):
+        return Batch(pixel_values)
+    return Batch(pixel_values, torch.as_tensor([NO_CLASS if label is None else label for label in labels]))

@@ -24,6 +24,7 @@ def main(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
     ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")] = False,
 ) -> None:
     """Frequency-aware token reduction for Hugging Face vision transformers."""
 

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import torch
+import click
 import typer
-from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.progress import Progress
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..analysis.images import Batch, NamedImage, PictureBatches
-from ..benchmark.compare import OutOfMemory
+from ..analysis.images import Batch, NamedImage, PictureBatches, class_numbers
 from ..hub.load import require_processor
 from ..modeling.configuration_fatr_vit import PRESETS
 from ..modeling.frequency_attention import SELECTIONS
+from ..programs import FAILURES, MISTAKES, exit_code, reason
 
 Value = TypeVar("Value")
 
@@ -52,17 +51,16 @@ Revision = Annotated[str | None, option("Branch, tag or commit on the Hub. [main
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Ends the program in words: with code 2 for what is wrong with the options, 1 where memory has run out."""
+    """Ends a command as ``fatr_hf.programs`` ends programs; after ``fatr-hf --traceback`` errors stay as they are."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().params.get("traceback"):
+        yield
+        return
     try:
         yield
-    except (ImportError, OSError, StrictDataclassError, ValueError) as error:
-        # A configuration's refusal is wrapped in a line that names the check, not the option.
-        reason = error.__cause__ if isinstance(error, StrictDataclassError) else None
-        typer.echo(f"Error: {reason or error}", err=True)
-        raise typer.Exit(2) from error
-    except (OutOfMemory, torch.OutOfMemoryError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+    except (*MISTAKES, *FAILURES) as error:
+        typer.echo(f"Error: {reason(error)}", err=True)
+        raise typer.Exit(exit_code(error)) from error
 
 
 def separated(what: str, text: str | None, kind: Callable[[str], Value]) -> tuple[Value, ...]:
@@ -141,12 +139,17 @@ def watched(words: str, data: PictureBatches) -> Iterator[Batch]:
 def read_pictures(images: str, limit: int | None) -> Sequence[NamedImage]:
     """``fatr_hf.training.data.read_images``, for the commands that take images; the others run without pillow.
 
+    What was left out is said on standard error.
+
     Raises:
         FileNotFoundError, ImportError, ValueError: no images, or nothing to read them with.
     """
     from ..training.data import read_images
 
-    return read_images(images, limit)
+    pictures = read_images(images, limit)
+    for note in getattr(pictures, "notes", ()):
+        typer.echo(f"Note: {note}", err=True)
+    return pictures
 
 
 def load_pictures(
@@ -166,5 +169,5 @@ def load_pictures(
         FileNotFoundError: no such file or folder.
         ValueError: no images, or a checkpoint without an image processor.
     """
-    classes: Any = model.config.label2id
+    classes = class_numbers(model.config)
     return PictureBatches(read_pictures(images, limit), require_processor(processor), classes, batch_size)

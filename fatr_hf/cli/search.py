@@ -9,7 +9,7 @@ from transformers import BaseImageProcessor
 
 from ..analysis.crops import random_crops
 from ..analysis.figure_files import require_figure_file, save_figure
-from ..analysis.images import Batch, to_batch
+from ..analysis.images import Batch, class_numbers, to_batch
 from ..analysis.schedule_search.quality import QUALITIES
 from ..analysis.schedule_search.report import check_text, front_table, loading_call, search_figure, summary
 from ..analysis.schedule_search.result import SearchResult
@@ -147,8 +147,8 @@ class Source(NamedTuple):
         pictures = read_pictures(images, self.limit)
         if self.crops is not None:
             pictures = random_crops(pictures, self.crops, self.seed)
-        classes: Any = self.model.config.label2id
-        return Pictures(to_batch(pictures, self.processor, classes), [each.label or each.name for each in pictures])
+        batch = to_batch(pictures, self.processor, class_numbers(self.model.config))
+        return Pictures(batch, [each.label or each.name for each in pictures])
 
 
 def search(model: FATRViTPreTrainedModel, data: Batch, trials: int, **settings: Any) -> SearchResult:

@@ -17,7 +17,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..images import check_processor
 from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
+from ..modeling.configuration_fatr_vit import CONVERTIBLE_MODEL_TYPES
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 from .checkpoints import find_image_processor, is_classifier, read_config
 
@@ -59,7 +61,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: no vision model, one that transformers has no code for, or one that lacks weights.
+        ValueError: no vision model, one that transformers has no code for, one that lacks weights, or an image
+            processor that does not fit it.
     """
     fields = read_config(name, revision)
     if fields["model_type"] not in CONFIG_MAPPING:
@@ -86,7 +89,7 @@ def load_model(
         model.pooler = None  # encoders are often saved without one, and a random one would speak for the model
     if lacking:
         raise ValueError(f"The checkpoint {name!r} lacks {len(lacking)} of the model's weights, such as {lacking[0]}.")
-    return model.to(device), find_image_processor(name, revision)
+    return model.to(device), fitting_processor(name, revision, model)
 
 
 def load_reduced(
@@ -103,8 +106,8 @@ def load_reduced(
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: a checkpoint of another architecture, one that lacks weights, or fields that its parameters or its
-            configuration do not allow.
+        ValueError: a checkpoint of another architecture, one that lacks weights, fields that its parameters or its
+            configuration do not allow, or an image processor that does not fit.
     """
     fields = read_config(name, revision)
     model_class = FATRViTForImageClassification if is_classifier(fields) else FATRViTModel
@@ -120,7 +123,19 @@ def load_reduced(
         )
     if is_reduced and reduction:
         model.set_reduction(**reduction)
-    return model.eval().to(device), find_image_processor(name, revision)
+    return model.eval().to(device), fitting_processor(name, revision, model)
+
+
+def fitting_processor(name: str, revision: str | None, model: PreTrainedModel) -> BaseImageProcessor | None:
+    """The image processor of a checkpoint, or None where it has none.
+
+    Raises:
+        ValueError: it gives a ViT pictures of another size or number of channels than the model takes.
+    """
+    processor = find_image_processor(name, revision)
+    if processor is not None and model.config.model_type in (FATRViTConfig.model_type, *CONVERTIBLE_MODEL_TYPES):
+        check_processor(processor, model.config)
+    return processor
 
 
 def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:

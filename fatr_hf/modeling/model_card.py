@@ -30,10 +30,7 @@ The repository holds the model's code, which needs `torch` and `transformers` an
 you have read: the code runs on your machine.
 
 ```python
-from transformers import pipeline
-
-classifier = pipeline("{task}", model="{repo_id}", trust_remote_code=True, revision="{revision}")
-print(classifier("photograph.jpg"))
+{use}
 ```
 
 `AutoConfig`, `AutoModel` and `AutoModelForImageClassification` load it in the same way. `model.reduction(False)` is a
@@ -45,6 +42,20 @@ context manager that switches the reduction off; `output_token_sources=True` ret
 
 {token_table}
 {results}"""
+
+USE = """from transformers import pipeline
+
+classifier = pipeline("{task}", model="{repo_id}", trust_remote_code=True, revision="{revision}")
+print(classifier("photograph.jpg"))"""
+
+USE_IN_GREY = """from PIL import Image
+from transformers import AutoImageProcessor, {auto_class}
+
+where = {{"trust_remote_code": True, "revision": "{revision}"}}
+model = {auto_class}.from_pretrained("{repo_id}", **where).eval()
+processor = AutoImageProcessor.from_pretrained("{repo_id}", **where)
+picture = Image.open("photograph.jpg").convert("L")  # the model takes one channel, and `pipeline` makes three
+print(model(**processor(picture, return_tensors="pt"))[0])"""
 
 CODE = """## Code
 
@@ -112,6 +123,13 @@ def build_model_card(
         tags=["vision", "token-reduction", "fatr", *tags],
     )
     rows, columns = config.patch_grid()
+    classifies = task == "image-classification"
+    use = (USE_IN_GREY if config.num_channels == 1 else USE).format(
+        task=task,
+        repo_id=repo_id,
+        revision="<commit hash>",
+        auto_class="AutoModelForImageClassification" if classifies else "AutoModel",
+    )
     return ModelCard(
         TEMPLATE.format(
             metadata=metadata.to_yaml(),
@@ -119,9 +137,7 @@ def build_model_card(
             paper=PAPER,
             origin=f"Fine-tuned from `{base_model}`." if base_model else "",
             reduction_layers=", ".join(map(str, config.reduction_layers or ())),
-            task=task,
-            repo_id=repo_id,
-            revision="<commit hash>",
+            use=use,
             rows=rows,
             columns=columns,
             code=CODE.format(hashes=hash_list(code)) if code else "",

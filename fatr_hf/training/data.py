@@ -1,25 +1,26 @@
 """Labelled images for training and testing, from scikit-learn, local files or the Hugging Face Hub."""
 
 import glob
-from collections import Counter
-from collections.abc import Container, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
 from fatr_hf.analysis.images import NamedImage, load_images
+from fatr_hf.images import PictureError, open_picture, printable, read_class_folder
+from fatr_hf.images.class_folders import LABEL_COLUMNS, TEST_SPLITS, TRAIN_SPLITS, ClassFolder, Split, odd_places
 from fatr_hf.training.idx import is_idx_folder, read_idx_folder
+from fatr_hf.training.labels import MAX_NAMED, add_labels, class_label, first_few, read_labels, split_stratified
 
 try:
     import PIL.Image
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 except ImportError as error:
     raise ImportError("Reading images needs pillow and scikit-learn: pip install 'fatr-hf[training]'.") from error
 
@@ -28,12 +29,21 @@ _SOURCES = (
     "of images (one folder per class), local parquet or arrow files or a folder written by save_to_disk, "
     "or the name of a data set on the Hugging Face Hub"
 )
-_TEST_SPLITS = ("test", "validation", "val", "valid")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
-# More classes than any labelled image set has, few enough to name each: stops identifiers from being taken for labels.
-_MAX_CLASSES = 100_000
-_MAX_NAMED = 5
+_CHECKED_AT_A_TIME = 256
 _EMPTY_SPLIT_ERRORS = ("corresponds to no data", "list index out of range", "BatchSize must be greater than 0")
+
+
+class PictureColumn(Image):
+    """A column of pictures that are decoded as `open_picture` does, everywhere in this package."""
+
+    def decode_example(self, value: dict[str, Any], token_per_repo_id: Any = None) -> PIL.Image.Image:
+        return open_picture(value)
+
+    # What is stored is the same, and data sets are joined where their columns are.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and self.decode == other.decode
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -42,14 +52,16 @@ class ImageData:
 
     Attributes:
         name: what to call the data set on a model card.
-        train: the images to train on, with the columns "image" (`datasets.Image`, decoded to PIL images of any mode
-            and size) and "labels" (`datasets.ClassLabel`).
+        train: the images to train on, with the columns "image" (`PictureColumn`, decoded to PIL images of any size
+            and of any mode of 8 bits a channel) and "labels" (`datasets.ClassLabel`).
         test: the images to test on, with the same columns and the same class labels.
+        notes: sentences about what was left out of the source, and about what may not be meant as it was read.
     """
 
     name: str
     train: Dataset
     test: Dataset
+    notes: tuple[str, ...] = ()
 
     @property
     def label_names(self) -> list[str]:
@@ -82,12 +94,13 @@ def load_image_data(
             the name of a data set on the Hugging Face Hub.
         config_name: the configuration of a data set on the Hub.
         revision: the branch, tag or commit of a data set on the Hub.
-        train_split: the split to train on; by default "train" or the only split.
-        test_split: the split to test on; by default the first of "test", "validation", "val" and "valid". Where there
-            is only one split, `test_fraction` of it is taken out, with the same mix of classes.
+        train_split: the split to train on; by default "train", "training" or the only split.
+        test_split: the split to test on; by default the first of `TEST_SPLITS`. Where there is only one split,
+            `test_fraction` of it is taken out, with the same mix of classes.
         image_column: the column of images; by default the only `datasets.Image` column.
-        label_column: the column of labels: integers from 0, strings or a `ClassLabel`; by default "label", "labels",
-            "fine_label" or the only `ClassLabel` column.
+        label_column: the column of labels: integers, strings or a `ClassLabel`; by default "label",
+            "labels", "fine_label" or the only `ClassLabel` column. The classes are those of the `ClassLabel`, or the
+            values that occur.
         test_fraction: the share of the images to test on, between 0 and 1, where there is only one split.
         seed: decides which images these are.
         check_images: whether to decode every image once, so that training cannot fail on an unreadable one.
@@ -102,7 +115,9 @@ def load_image_data(
         raise ValueError(f"test_fraction={test_fraction!r} must lie between 0 and 1, both excluded")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed!r} must lie between 0 and 2**32 - 1")
-    splits = _choose_splits(_read_splits(source, config_name, revision), train_split, test_split)
+    named = [split for split in (train_split, test_split) if split is not None]
+    found, notes = _read_splits(source, config_name, revision, named)
+    splits = _choose_splits(found, train_split, test_split)
     for name, split in splits.items():
         if len(split) == 0:
             raise ValueError(f"source={source!r} holds no images: its split {name!r} is empty")
@@ -116,11 +131,11 @@ def load_image_data(
     if check_images:
         for name, split in images.items():
             _check_images(name, split)
-    labels = [_read_labels(name, split, label_column) for name, split in splits.items()]
-    class_label = _class_label(features[label_column], *labels)
-    labelled = [_add_labels(*pair, class_label) for pair in zip(images.values(), labels, strict=True)]
-    train, test = labelled if len(labelled) == 2 else _split_stratified(labelled[0], labels[0], test_fraction, seed)
-    return ImageData(_display_name(source), train, test)
+    labels = [read_labels(name, split, label_column) for name, split in splits.items()]
+    classes = class_label(features[label_column], *labels)
+    labelled = [add_labels(*pair, classes) for pair in zip(images.values(), labels, strict=True)]
+    train, test = labelled if len(labelled) == 2 else split_stratified(labelled[0], labels[0], test_fraction, seed)
+    return ImageData(_display_name(source), train, test, tuple(notes))
 
 
 def read_images(source: str, limit: int | None = None) -> Sequence[NamedImage]:
@@ -145,18 +160,21 @@ def read_images(source: str, limit: int | None = None) -> Sequence[NamedImage]:
     ]
 
 
-def _read_splits(source: str, config_name: str | None, revision: str | None) -> dict[str, Dataset]:
+def _read_splits(
+    source: str, config_name: str | None, revision: str | None, named: Sequence[str]
+) -> tuple[dict[str, Dataset], Sequence[str]]:
+    """The splits of a source by name, and notes about them."""
     path = Path(source).expanduser()
     is_digits = source == "digits"
     if not source or (source.startswith((".", "/", "~")) and not path.exists()):
         raise FileNotFoundError(f"source={source!r} does not exist. It can be {_SOURCES}")
     if not is_digits and not path.exists():
-        return _read_from_hub(source, config_name, revision)
+        return _read_from_hub(source, config_name, revision), ()
     for argument, value in (("config_name", config_name), ("revision", revision)):
         if value is not None:
             raise ValueError(f"{argument}={value!r} is for data sets on the Hub only, but source={source!r} is local")
     try:
-        return {"train": _read_digits()} if is_digits else _read_local(path)
+        return ({"train": _read_digits()}, ()) if is_digits else _read_local(path, named)
     except Exception as error:  # files can be broken in more ways than `datasets` documents
         raise ValueError(f"source={source!r} cannot be read: {_reason(error)}") from error
 
@@ -187,50 +205,70 @@ def _read_digits() -> Dataset:
     )
 
 
-def _read_local(path: Path) -> dict[str, Dataset]:
+def _read_local(path: Path, named: Sequence[str]) -> tuple[dict[str, Dataset], Sequence[str]]:
     if path.is_file():
         if path.suffix not in (".parquet", ".arrow"):
             raise ValueError(f"a file must end in .parquet or .arrow. A source can be {_SOURCES}")
-        return _as_dict(load_dataset(path.suffix[1:], data_files=glob.escape(str(path.resolve()))))
+        return _as_dict(load_dataset(path.suffix[1:], data_files=glob.escape(str(path.resolve())))), ()
     if is_idx_folder(path):
-        return read_idx_folder(path)
+        return read_idx_folder(path), ()
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return _as_dict(load_from_disk(str(path)).with_format(None))
-    if _has_files(path, (".parquet", ".arrow")):
-        return _as_dict(load_dataset(str(path.resolve())))
-    return _read_image_folder(path.resolve())
+        return _as_dict(load_from_disk(str(path)).with_format(None)), ()
+    if _has_tables(path):
+        return _as_dict(load_dataset(str(path.resolve()))), ()
+    return _read_image_folder(path.resolve(), named)
 
 
-def _read_image_folder(folder: Path) -> dict[str, Dataset]:
-    # `datasets` would also take file names such as "test_3.png" for the names of splits, and leave out all others.
-    folders = _subfolders(folder)
-    has_splits = any(_subfolders(subfolder) or any(subfolder.glob("metadata.*")) for subfolder in folders)
-    splits = {subfolder.name: subfolder for subfolder in folders} if has_splits else {"train": folder}
-    for split in splits.values():
-        if not _has_files(split, PIL.Image.registered_extensions()):
-            raise ValueError(f"{split} holds no images, nor parquet, arrow or idx files. A source can be {_SOURCES}")
-    dataset = load_dataset("imagefolder", data_files={name: _patterns(split) for name, split in splits.items()})
-    if all(split.column_names == ["image"] for split in dataset.values()):
+def _read_image_folder(folder: Path, named: Sequence[str]) -> tuple[dict[str, Dataset], Sequence[str]]:
+    # `datasets` takes file names such as "test_3.png" for the names of splits, and knows other formats than Pillow.
+    found = read_class_folder(folder, named)
+    if not any(split.files for split in found.splits.values()):
+        raise ValueError(f"{printable(folder)} holds no images, nor parquet, arrow or idx files. It can be {_SOURCES}")
+    _check_class_folders(found)
+    return {name: _as_rows(split) for name, split in found.splits.items()}, found.notes
+
+
+def _check_class_folders(found: ClassFolder) -> None:
+    """Raises a ValueError for pictures that are in no class folder, or at another depth than the others."""
+    fault = _fault_of_class_folders(found)
+    if fault is not None:
+        splits = [*found.splits]
         raise ValueError(
-            f"its images must lie in one folder per class, for two or more classes, in {[*splits]} all at one depth"
+            "its images must lie in one folder per class, for two or more classes, in "
+            f"{splits} all at one depth: {fault}"
         )
-    return _as_dict(dataset)
 
 
-def _patterns(folder: Path) -> list[str]:
-    """Patterns of all files in `folder`, also those in linked folders, into which `**` does not lead."""
-    links = [subfolder for subfolder in _subfolders(folder) if subfolder.is_symlink()]
-    return [glob.escape(str(path)) + "/**" for path in (folder, *links)]
+def _fault_of_class_folders(found: ClassFolder) -> str | None:
+    for name, split in found.splits.items():
+        if not split.table and not any(split.labels()):
+            return f"{name!r} has no folder of a class, such as CLASS/PICTURE"
+        odd = odd_places(split)
+        if odd:
+            return f"move or remove {first_few([printable(split.root / file) for file in odd])}"
+    classes = {label for split in found.splits.values() for label in split.labels()}
+    if len(classes) < 2 and not any(split.table for split in found.splits.values()):
+        return f"there is only {', '.join(map(repr, classes))}"
+    return None
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+def _as_rows(split: Split) -> Dataset:
+    """The pictures of a split with its columns."""
+    images = [_stored(split.root / file) for file in split.files]
+    return Dataset.from_dict({**split.columns, "image": images}).cast_column("image", PictureColumn())
 
 
-def _has_files(folder: Path, suffixes: Container[str]) -> bool:
+def _stored(file: Path) -> dict[str, Any]:
+    """A picture as `datasets` stores it: its path or, since Arrow holds UTF-8 alone, its bytes and a readable name."""
+    name = printable(file)
+    return {"path": str(file), "bytes": None} if name == str(file) else {"path": name, "bytes": file.read_bytes()}
+
+
+def _has_tables(folder: Path) -> bool:
+    """Whether a folder holds parquet or arrow files, those that describe its pictures apart."""
     # Unlike `Path.rglob`, this follows links to folders, as `datasets` does.
-    names = glob.iglob("**", root_dir=folder, recursive=True)
-    return any(Path(name).suffix.lower() in suffixes for name in names)
+    names = (Path(name) for name in glob.iglob("**", root_dir=folder, recursive=True))
+    return any(name.suffix.lower() in (".parquet", ".arrow") and name.stem != "metadata" for name in names)
 
 
 def _as_dict(loaded: Dataset | DatasetDict) -> dict[str, Dataset]:
@@ -248,16 +286,22 @@ def _choose_splits(splits: dict[str, Dataset], train_split: str | None, test_spl
         if name is not None and name not in splits:
             raise ValueError(f"{argument}={name!r} must be one of the splits {[*splits]}")
     if train_split is None:
-        train_split = next(iter(splits)) if len(splits) == 1 else "train"
-        if train_split not in splits:
+        train_split = next(iter(splits)) if len(splits) == 1 else _first_named(splits, TRAIN_SPLITS)
+        if train_split is None:
             raise ValueError(f"train_split must name one of the splits {[*splits]}, as none of them is 'train'")
     if test_split is None and len(splits) > 1:
-        test_split = next((name for name in _TEST_SPLITS if name in splits and name != train_split), None)
+        others = {name: split for name, split in splits.items() if name != train_split}
+        test_split = _first_named(others, TEST_SPLITS)
         if test_split is None:
-            raise ValueError(f"test_split must name one of the splits {[*splits]}, as there is none of {_TEST_SPLITS}")
+            raise ValueError(f"test_split must name one of the splits {[*splits]}, as there is none of {TEST_SPLITS}")
     if test_split == train_split:
         raise ValueError(f"train_split={train_split!r} and test_split={test_split!r} must differ")
     return {name: splits[name] for name in (train_split, test_split) if name is not None}
+
+
+def _first_named(splits: dict[str, Dataset], names: Sequence[str]) -> str | None:
+    """The split that is called by the first of these names, in any case."""
+    return next((split for name in names for split in splits if split.lower() == name), None)
 
 
 def _find_image_column(features: Features) -> str:
@@ -268,11 +312,11 @@ def _find_image_column(features: Features) -> str:
 
 
 def _find_label_column(features: Features) -> str:
-    columns = [name for name in _LABEL_COLUMNS if name in features][:1]
+    columns = [name for name in LABEL_COLUMNS if name in features][:1]
     columns = columns or [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     if len(columns) != 1:
         raise ValueError(
-            f"label_column must name one of the columns {[*features]}: none is called {', '.join(_LABEL_COLUMNS)}, "
+            f"label_column must name one of the columns {[*features]}: none is called {', '.join(LABEL_COLUMNS)}, "
             f"and {len(columns)} are a ClassLabel"
         )
     return columns[0]
@@ -287,107 +331,38 @@ def _check_columns(name: str, split: Dataset, **columns: str) -> None:
 def _select_images(split: Dataset, column: str) -> Dataset:
     """The images of `split` alone, as a decoded column "image"."""
     try:
-        images = split.select_columns(column).cast_column(column, Image())
+        images = split.select_columns(column).cast_column(column, PictureColumn())
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(f"image_column={column!r} must hold images, not {split.features[column]}") from error
     return images.rename_columns({column: "image"})
 
 
 def _check_images(name: str, images: Dataset) -> None:
+    """Opens every picture as training does, on all processors.
+
+    Raises:
+        ValueError: pictures that cannot be read; names the first of them, and the reason of the first.
+    """
     files = images.cast_column("image", Image(decode=False))
-    unreadable = [
-        f"row {row} ({file['path']})" if file and file["path"] else f"row {row}"
-        for row, file in enumerate(file for batch in files.iter(batch_size=1000) for file in batch["image"])
-        if not _is_readable(file)
-    ]
-    if unreadable:
+    reasons = {}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for first, batch in enumerate(files.iter(_CHECKED_AT_A_TIME)):
+            for place, reason in enumerate(threads.map(_why_unreadable, batch["image"])):
+                if reason:
+                    reasons[first * _CHECKED_AT_A_TIME + place] = reason
+    if reasons:
+        stored = [(row, files[row]["image"] or {}) for row in list(reasons)[: MAX_NAMED + 1]]
+        named = [f"row {row} ({file['path']})" if file.get("path") else f"row {row}" for row, file in stored]
         raise ValueError(
-            f"{len(unreadable)} of the {len(images)} images of split {name!r} cannot be read, "
-            f"repair or remove them: {_first_few(unreadable)}"
+            f"{len(reasons)} of the {len(images)} images of split {name!r} cannot be read, repair or remove them "
+            f"(the first: {next(iter(reasons.values()))}): {first_few(named)}"
         )
 
 
-def _is_readable(file: dict[str, Any] | None) -> bool:
-    if file is None:
-        return False
+def _why_unreadable(file: dict[str, Any] | None) -> str | None:
+    """What is wrong with a stored picture; None where it opens."""
     try:
-        with PIL.Image.open(file["path"] if file["bytes"] is None else BytesIO(file["bytes"])) as image:
-            if image.format == "PNG":
-                image.verify()
-            else:  # formats without checksums have to be decoded, a JPEG at a fraction of its size
-                image.draft(None, (1, 1))
-                image.load()
-    except Exception:  # noqa: BLE001 - the decoders of Pillow raise errors of many kinds
-        return False
-    return True
-
-
-def _read_labels(name: str, split: Dataset, column: str) -> list[str]:
-    """The class name of each image."""
-    feature = split.features[column]
-    labels = split.select_columns(column)[:][column]
-    missing = [f"row {row}" for row, label in enumerate(labels) if label is None]
-    if missing:
-        raise ValueError(f"{len(missing)} of the labels in split {name!r} are missing: {_first_few(missing)}")
-    if isinstance(feature, ClassLabel):
-        _check_range(name, labels, len(feature.names))
-        return [feature.names[label] for label in labels]
-    if isinstance(feature, Value) and pa.types.is_integer(feature.pa_type):
-        _check_range(name, labels, _MAX_CLASSES)
-        return [str(label) for label in labels]
-    if _is_string(feature):
-        return labels
-    raise ValueError(f"label_column={column!r} must hold integers, strings or a ClassLabel, not {feature}")
-
-
-def _is_string(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
-
-
-def _check_range(name: str, labels: list[int], num_classes: int) -> None:
-    outside = [f"{label} in row {row}" for row, label in enumerate(labels) if not 0 <= label < num_classes]
-    if outside:
-        raise ValueError(
-            f"{len(outside)} of the labels in split {name!r} are out of range, which is 0 to {num_classes - 1} "
-            f"(-1 often stands for a missing label): {_first_few(outside)}"
-        )
-
-
-def _class_label(feature: Any, train: list[str], test: list[str] | None = None) -> ClassLabel:
-    """The classes of the class names `train`, which were read from a column of type `feature`."""
-    classes = set(train)
-    if len(classes) < 2:
-        raise ValueError(f"the labels must be of two or more classes, but all {len(train)} are {train[0]!r}")
-    unknown = sorted(set(test or ()) - classes)
-    if unknown:
-        raise ValueError(f"{len(unknown)} of the classes to test on have no image to train on: {_first_few(unknown)}")
-    if isinstance(feature, ClassLabel):
-        return ClassLabel(names=feature.names)
-    return ClassLabel(names=sorted(classes)) if _is_string(feature) else ClassLabel(max(map(int, classes)) + 1)
-
-
-def _add_labels(images: Dataset, labels: list[str], class_label: ClassLabel) -> Dataset:
-    # `cast_column` and `class_encode_column` would copy all images to a cache, in the folder of the data for some.
-    numbers = {name: number for number, name in enumerate(class_label.names)}
-    return images.add_column("labels", [numbers[label] for label in labels], feature=class_label)
-
-
-def _split_stratified(dataset: Dataset, labels: list[str], test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    # `Dataset.train_test_split` would cache row numbers in the folder of the data, for those that lie on disk.
-    try:
-        train_rows, test_rows = train_test_split(
-            np.arange(len(dataset)), test_size=test_fraction, stratify=labels, random_state=seed
-        )
-        if {labels[row] for row in test_rows} - {labels[row] for row in train_rows}:
-            raise ValueError("a class has no image left to train on")
-    except ValueError as error:
-        rarest, count = Counter(labels).most_common()[-1]
-        raise ValueError(
-            f"too few images per class to test on test_fraction={test_fraction} of {len(dataset)} images: "
-            f"the rarest class, {rarest!r}, has {count} ({error})"
-        ) from error
-    return dataset.select(train_rows), dataset.select(test_rows)
-
-
-def _first_few(items: list[str]) -> str:
-    return ", ".join(items[:_MAX_NAMED]) + (", ..." if len(items) > _MAX_NAMED else "")
+        open_picture(file or {}, "RGB")
+    except PictureError as error:
+        return str(error)
+    return None

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
+from ..images import open_picture, picture_mode
 from .augmentation import Augmentation, find_augmentation, normalised_transforms, picture_transforms
 
 Batch = dict[str, Any]
@@ -24,9 +25,10 @@ Example = dict[str, Any]
 def image_transform(
     processor: BaseImageProcessor, augmentation: str | Augmentation = "none"
 ) -> Callable[[Batch], Batch]:
-    """A transform for ``datasets.Dataset.set_transform``: columns image and labels to pixel_values and labels.
+    """A transform for ``datasets.Dataset.set_transform``: the column image to pixel_values; other columns stay.
 
-    Images become RGB, or grey where the processor normalises a single channel.
+    Images are opened as ``fatr_hf.images.open_picture`` does, in RGB, or grey where the processor normalises a single
+    channel.
 
     Args:
         processor: resizes and normalises, as it does in a pipeline later.
@@ -45,7 +47,7 @@ class _ImageTransform:
         resample = settings.get("resample")
         mean = settings.get("image_mean")
         mean = tuple(mean) if isinstance(mean, (tuple, list)) else (0.0,) * 3
-        self.mode = "L" if len(mean) == 1 else "RGB"
+        self.mode = picture_mode(processor)
         self.before = picture_transforms(
             augmentation,
             size=_image_size(settings.get("size") or {}),
@@ -56,13 +58,14 @@ class _ImageTransform:
         self.after = normalised_transforms(augmentation)
 
     def __call__(self, batch: Batch) -> Batch:
-        images = [image.convert(self.mode) for image in batch["image"]]
+        images = [open_picture(image, self.mode) for image in batch["image"]]
         for augment in self.before:
             images = [augment(image) for image in images]
         pixel_values = self.processor(images, return_tensors="pt")["pixel_values"]
         for augment in self.after:
             pixel_values = torch.stack([augment(picture) for picture in pixel_values])
-        return {"pixel_values": pixel_values, "labels": batch["labels"]}
+        others = {name: column for name, column in batch.items() if name != "image"}
+        return {"pixel_values": pixel_values, **others}
 
 
 def _image_size(size: dict[str, int]) -> tuple[int, int] | None:
@@ -114,11 +117,22 @@ def own_generator(seed: int) -> Iterator[None]:
 
 
 def collate(examples: list[Example]) -> dict[str, Tensor]:
-    """Stacks examples to pixel_values (batch, channels, height, width) and labels (batch,) int64."""
-    return {
-        "pixel_values": torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples]),
-        "labels": torch.tensor([example["labels"] for example in examples]),
-    }
+    """Stacks examples to pixel_values (batch, channels, height, width), and to labels where they have them.
+
+    Labels are class numbers, (batch,) int64, or the shares of the classes, (batch, classes) float32. Other columns are
+    left out.
+
+    Raises:
+        ValueError: labels that are text, or that some examples have and others do not.
+    """
+    batch = {"pixel_values": torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples])}
+    given = [example.get("labels") for example in examples]
+    if all(label is None for label in given):
+        return batch
+    if any(label is None or isinstance(label, str) for label in given):
+        raise ValueError(f"labels={given} must be class numbers of all examples or be left out of all.")
+    labels = torch.stack([torch.as_tensor(label) for label in given])
+    return {**batch, "labels": labels if labels.is_floating_point() else labels.long()}
 
 
 class MixingCollator:

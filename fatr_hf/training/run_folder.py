@@ -27,47 +27,54 @@ CHECKPOINT_LAYOUTS = (
 """What a Trainer checkpoint needs for resuming beside its state: the files of one of these."""
 
 
-def claim_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, overwrite: bool = False) -> None:
-    """Makes the folder this run's own, or refuses.
+def check_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, overwrite: bool = False) -> None:
+    """Checks that a folder may become this run's own; writes nothing.
 
     Args:
-        folder: created where needed.
+        folder: may be absent.
         arguments: what the result depends on; JSON values.
         resume: continue the run that the folder holds; it must have had the same arguments.
-        overwrite: remove what the folder holds first.
+        overwrite: what the folder holds is to be removed by ``claim_run_folder``.
 
     Raises:
         FileExistsError: the folder holds something and neither ``resume`` nor ``overwrite`` is set.
         ValueError: the run to be resumed had other arguments, or the folder holds no run.
     """
-    arguments = json.loads(json.dumps(arguments))
     record = folder / ARGUMENTS_FILE
-    if overwrite and folder.exists():
-        if not record.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} holds no run of this program (no {ARGUMENTS_FILE}): it is not overwritten.")
-        shutil.rmtree(folder)
-    # A record alone is of a run that was refused before it did anything: bad data, say.
-    if folder.exists() and any(path != record for path in folder.iterdir()):
-        if not resume:
-            raise FileExistsError(
-                f"The output folder {folder} holds another run. Continue it with --resume_from_checkpoint true, "
-                "replace it with --overwrite_output_dir true, or choose another --output_dir."
-            )
-        refuse_other_arguments(record, arguments)
+    # A record alone is of a run that ended before it had a result.
+    if not folder.exists() or all(path == record for path in folder.iterdir()):
         return
+    if overwrite:
+        if not record.exists():
+            raise ValueError(f"{folder} holds no run of this program (no {ARGUMENTS_FILE}): it is not overwritten.")
+    elif not resume:
+        raise FileExistsError(
+            f"The output folder {folder} holds another run. Continue it with --resume_from_checkpoint true, "
+            "replace it with --overwrite_output_dir true, or choose another --output_dir."
+        )
+    else:
+        refuse_other_arguments(record, json.loads(json.dumps(arguments)))
+
+
+def claim_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, overwrite: bool = False) -> None:
+    """Makes a folder this run's own, with a record of its arguments, or refuses; as for ``check_run_folder``."""
+    check_run_folder(folder, arguments, resume, overwrite)
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, arguments)
+    if not any(path.name != ARGUMENTS_FILE for path in folder.iterdir()):
+        write_json(folder / ARGUMENTS_FILE, arguments)
 
 
 def refuse_other_arguments(record: Path, arguments: dict[str, Any]) -> None:
-    """Raises a ValueError unless the recorded run had these arguments."""
+    """Raises a ValueError unless the recorded run had these arguments; it may have recorded further ones."""
     if not record.exists():
         raise ValueError(f"{record.parent} holds no run to resume (no {ARGUMENTS_FILE}): choose another --output_dir.")
     recorded = json.loads(record.read_text())
     changed = [
-        f"{name} was {recorded.get(name)!r} and is {arguments.get(name)!r}"
-        for name in sorted({*recorded, *arguments})
-        if recorded.get(name) != arguments.get(name)
+        f"{name} was {recorded.get(name)!r} and is {value!r}"
+        for name, value in sorted(arguments.items())
+        if recorded.get(name) != value
     ]
     if changed:
         raise ValueError(
@@ -123,8 +130,8 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON as a whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    """Writes JSON as a whole or not at all, also where several processes write the same file."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
 

@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 def test_pictures_of_nested_folders_in_the_order_of_their_paths(folder):
     images = load_images(folder)
-    assert [(image.name, image.label) for image in images] == [("a", "dogs"), ("b", None), ("c", "cats")]
+    assert [(image.name, image.label) for image in images] == [("a", "animals"), ("b", None), ("c", "cats")]
     assert [image.picture.mode for image in images] == ["RGB"] * 3
     assert images[0].picture.getpixel((0, 0)) == COLOURS["blue"]
     assert [image.name for image in load_images(str(folder))] == ["a", "b", "c"]
@@ -104,7 +104,9 @@ def test_pictures_are_opened_when_they_are_asked_for(folder):
 def test_missing_and_empty_sources_are_refused(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: give a picture, a folder of them, or 'phot"):
         load_images(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"folder\.png holds no pictures \(\.bmp, .*\), nor do the folders in it"):
+    with pytest.raises(
+        ValueError, match=r"folder\.png holds no pictures, nor do the folders in it: no file ends in .*\.bmp"
+    ):
         load_images(folder / "folder.png")
     for source in (folder, "photographs"):
         with pytest.raises(ValueError, match="limit=0 must be at least 1"):
@@ -159,13 +161,15 @@ def test_processors_of_a_single_channel_get_grey_pictures():
     ("labels", "label2id", "expected"),
     [
         (["cats", "dogs", "cats"], {"dogs": 0, "cats": 1}, [1, 0, 1]),
-        (["cats", "dogs", "mice"], {"dogs": 0, "cats": 1}, None),
-        (["cats", None, "cats"], {"dogs": 0, "cats": 1}, None),
+        (["cats", "dogs", "mice"], {"dogs": 0, "cats": 1}, [1, 0, -1]),
+        (["cats", None, "cats"], {"dogs": 0, "cats": 1}, [1, -1, 1]),
+        (["cats", "dogs", "cats"], {"dogs": "0", "cats": "1"}, [1, 0, 1]),
         (["cats", "dogs", "cats"], None, None),
+        ([None, None, None], {"dogs": 0, "cats": 1}, None),
     ],
-    ids=["known", "unknown", "without", "no-classes"],
+    ids=["known", "unknown", "without", "numbers-as-text", "no-classes", "no-labels"],
 )
-def test_labels_where_every_one_is_a_class(labels, label2id, expected):
+def test_labels_are_class_numbers_and_minus_one_for_none(labels, label2id, expected):
     images = named("red", "green", "blue", labels=labels)
     batch = to_batch(images, ViTImageProcessor(size={"height": 8, "width": 8}), label2id)
     assert expected == (None if batch.labels is None else batch.labels.tolist())
@@ -234,6 +238,8 @@ def test_data_without_labels():
         assert [part.labels for part in parts] == [None, None]
     mixed = [*examples()[:2], {"pixel_values": PIXELS[2]}]
     assert [part.labels is None for part in batches(mixed, batch_size=2)] == [False, True]
+    [whole] = batches(mixed, batch_size=3)
+    assert whole.labels.tolist() == [0, 1, -1]
 
 
 def test_batches_of_an_iterable_stay_as_they_are():

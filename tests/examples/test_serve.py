@@ -313,7 +313,7 @@ def test_a_stock_model_is_reduced_only_when_asked(module, stock, stock_folder, o
 
 def test_a_budget_chooses_the_keep_ratio(module, fatr_folder, make_fatr):
     macs = schedule_macs(make_fatr(keep_ratio=0.4).config)
-    ViTImageProcessor().save_pretrained(fatr_folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(fatr_folder)
     model, _ = module.load_chosen(argparse.Namespace(model=str(fatr_folder), revision=None, keep_ratio=None, macs=macs))
     assert schedule_macs(model.config) == macs
 
