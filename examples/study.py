@@ -92,6 +92,8 @@ class Study:
         self.folder = Path(arguments.output_dir or f"outputs/study-{arguments.size}")
         self.device = choose_device(None)
         data = load_image_data(arguments.dataset, check_images=False)
+        for note in data.notes:
+            print(f"Note: {note}")
         self.only = arguments.arms
         first = data.train[0]["image"]
         side = arguments.image_size or min(*first.size, 224)

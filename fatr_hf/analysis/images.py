@@ -68,8 +68,9 @@ def load_images(source: str | Path, limit: int | None = None) -> Sequence[NamedI
         FileNotFoundError: there is no such file or folder.
         ValueError: a folder without pictures, a file that is none, or a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} must be at least 1.")
+    check_limit(limit)
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"source={source!r} must be a path or 'photographs'.")
     if source == "photographs":
         return photographs(PHOTOGRAPHS[:limit])
     path = Path(source).expanduser()
@@ -85,6 +86,12 @@ def load_images(source: str | Path, limit: int | None = None) -> Sequence[NamedI
     for _ in pictures:
         pass
     return pictures
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises a ValueError for a number of pictures that is no integer above 0."""
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit={limit!r} must be at least 1, an integer.")
 
 
 def labelled_files(folder: Path) -> tuple[list[tuple[Path, str | None]], list[str]]:
@@ -150,10 +157,14 @@ def to_batch(images: Sequence[NamedImage], processor: Any, label2id: Mapping[str
         label2id: number of each class name of the model (see ``class_numbers``).
 
     Raises:
-        ValueError: no images.
+        ValueError: no images, or arguments of another kind.
     """
     if not images:
         raise ValueError("There are no images: give at least one.")
+    if not all(isinstance(image, NamedImage) for image in images):
+        raise ValueError("images must be a list of NamedImage, such as load_images gives.")
+    if label2id is not None and not isinstance(label2id, Mapping):
+        raise ValueError(f"label2id={label2id!r} must map class names to numbers.")
     mode = picture_mode(processor)
     pictures = [open_picture(image.picture, mode) for image in images]
     pixel_values = processor(pictures, return_tensors="pt")["pixel_values"]

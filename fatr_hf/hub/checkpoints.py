@@ -21,7 +21,10 @@ def read_config(name: str | os.PathLike[str], revision: str | None = None) -> di
 
     Raises:
         FileNotFoundError: no such folder, nothing that the Hub or its cache gives, or no configuration of a model.
+        ValueError: a model in place of its name.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(f"A checkpoint is a folder or a Hub name, not {type(name).__name__}.")
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     except (OSError, RecursionError, TypeError, ValueError) as error:

@@ -43,7 +43,7 @@ def require_access(repo_id: str | None) -> None:
         )
 
 
-def publish_folder(folder: Path, repo_id: str, private: bool | None = None, revision: str | None = None) -> str:
+def publish_folder(folder: str | Path, repo_id: str, private: bool | None = None, revision: str | None = None) -> str:
     """Uploads a folder written by ``save_pretrained``, with its image processor, in one commit.
 
     Args:
@@ -58,6 +58,7 @@ def publish_folder(folder: Path, repo_id: str, private: bool | None = None, revi
         FileNotFoundError: the folder lacks what a user of the repository needs.
         OSError, ValueError: as for ``upload_repository``.
     """
+    folder = Path(folder)
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is not published: it lacks {', '.join(missing)}.")

@@ -137,10 +137,11 @@ def empty_classes(folder: Folder, splits: Collection[str]) -> list[str]:
 
 
 def odd_places(split: Split) -> list[Path]:
-    """The pictures of a split that lie in no class folder, or at another depth than most."""
+    """The files of a split that lie in no class folder, and the folders whose files lie at another depth than most."""
     depths = Counter(len(file.parts) for file in split.files if len(file.parts) > 1)
     usual = max(depths, key=lambda depth: (depths[depth], -depth), default=2)
-    return [] if split.table else [file for file in split.files if len(file.parts) != usual]
+    odd = [] if split.table else [file for file in split.files if len(file.parts) != usual]
+    return sorted({file if len(file.parts) < usual else file.parent for file in odd})
 
 
 def listed_pictures(

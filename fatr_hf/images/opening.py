@@ -82,10 +82,13 @@ def open_picture(source: Any, mode: str | None = None, max_pixels: int | None = 
 
     Raises:
         ImportError: pillow is not installed.
-        PictureError: the picture cannot be read.
+        ValueError: another mode.
+        PictureError: the picture cannot be read; a ValueError too.
         TooManyPixels: the picture is larger than that; a PictureError too.
     """
     pil = import_pillow()
+    if mode not in (None, "RGB", "L"):
+        raise ValueError(f"mode={mode!r} must be 'RGB', 'L' or None.")
     name, file = describe(source)
     with naming_errors(name):
         if isinstance(file, pil.Image.Image):
@@ -111,6 +114,8 @@ def describe(source: Any) -> tuple[str, Any]:
         return "a picture", io.BytesIO(source)
     if isinstance(source, (str, os.PathLike)):
         return printable(os.fspath(source)), source
+    if not isinstance(source, import_pillow().Image.Image):
+        raise PictureError(type(source).__name__, "give a path, bytes or an open PIL image")
     return printable(getattr(source, "filename", "") or "a picture"), source
 
 
@@ -151,7 +156,9 @@ def upright(picture: Picture, name: str) -> Picture:
         return import_pillow().ImageOps.exif_transpose(picture)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the metadata, the pixels are whole
         logger.warning_once(f"{name} is used as it lies: its EXIF metadata cannot be read ({error}).")
-        return picture.copy()
+        whole = picture.copy()
+        whole.info.pop("exif", None)  # it is not to be read again
+        return whole
 
 
 def largest_value(picture: Picture) -> int | None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from torch import nn
+
 from .opening import import_pillow
 
 MODES = {1: "L", 3: "RGB"}
@@ -10,7 +12,16 @@ MODES = {1: "L", 3: "RGB"}
 
 
 def picture_mode(processor: Any) -> str:
-    """``"L"`` for a processor that normalises a single channel, else ``"RGB"``."""
+    """``"L"`` for a processor that normalises a single channel, else ``"RGB"``.
+
+    Raises:
+        ValueError: a model or a name in place of a processor.
+    """
+    if isinstance(processor, (str, nn.Module)):
+        raise ValueError(
+            f"processor={type(processor).__name__} must be an image processor, such as "
+            "AutoImageProcessor.from_pretrained(name) gives."
+        )
     mean = getattr(processor, "image_mean", None)
     return MODES[1] if isinstance(mean, (list, tuple)) and len(mean) == 1 else MODES[3]
 
@@ -25,6 +36,8 @@ def check_processor(processor: Any, config: Any) -> None:
     Raises:
         ValueError: another size or number of channels.
     """
+    if not hasattr(config, "num_channels"):
+        raise ValueError(f"config={type(config).__name__} must be a model's configuration: give model.config.")
     if config.num_channels not in MODES:
         raise ValueError(
             f"num_channels={config.num_channels} must be one of {', '.join(map(str, MODES))}: pictures are grey or RGB."
@@ -58,15 +71,15 @@ def processed_shape(processor: Any, shape: tuple[int, int]) -> tuple[int, ...]:
     return tuple(processor([blank], return_tensors="pt")["pixel_values"].shape[1:])
 
 
-def resize_processor(processor: Any, image_size: tuple[int, int]) -> Any:
-    """A copy of an image processor that gives pictures of another height and width.
+def resize_processor(processor: Any, image_size: int | tuple[int, int]) -> Any:
+    """A copy of an image processor that gives pictures of another height and width, or side.
 
     A processor that crops what it has resized keeps the share that it crops.
 
     Raises:
         ValueError: a processor that cannot give this size.
     """
-    height, width = image_size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     fields, changes = processor.to_dict(), {"size": {"height": height, "width": width}}
     if fields.get("do_center_crop") and fields.get("crop_size"):
         crop = fields["crop_size"]

@@ -96,7 +96,14 @@ def build_model_card(
         tags: further tags.
         code: SHA-256 of the repository's Python files (see ``code_hashes``); by default of those that
             ``save_pretrained`` copies. ``save_pretrained`` brings a card up to date.
+
+    Raises:
+        ValueError: no configuration, or an accuracy outside of [0, 1].
     """
+    if not isinstance(config, FATRViTConfig):
+        raise ValueError(f"config={type(config).__name__} must be a FATRViTConfig: give model.config.")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy={accuracy} must lie in [0, 1]: 81.3% is 0.813.")
     code = shipped_code_hashes() if code is None else code
     name = repo_id.split("/")[-1]
     evaluations = None

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
-from fatr_hf.analysis.images import NamedImage, load_images
+from fatr_hf.analysis.images import NamedImage, check_limit, load_images
 from fatr_hf.images import PictureError, open_picture, printable, read_class_folder
 from fatr_hf.images.class_folders import LABEL_COLUMNS, TEST_SPLITS, TRAIN_SPLITS, ClassFolder, Split, odd_places
 from fatr_hf.training.idx import is_idx_folder, read_idx_folder
@@ -70,7 +70,7 @@ class ImageData:
 
 
 def load_image_data(
-    source: str,
+    source: str | Path,
     *,
     config_name: str | None = None,
     revision: str | None = None,
@@ -113,8 +113,11 @@ def load_image_data(
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction={test_fraction!r} must lie between 0 and 1, both excluded")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed!r} must lie between 0 and 2**32 - 1")
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"source={source!r} must be a name or a path. It can be {_SOURCES}")
+    source = str(source)
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed!r} must lie between 0 and 2**32 - 1, an integer")
     named = [split for split in (train_split, test_split) if split is not None]
     found, notes = _read_splits(source, config_name, revision, named)
     splits = _choose_splits(found, train_split, test_split)
@@ -138,7 +141,7 @@ def load_image_data(
     return ImageData(_display_name(source), train, test, tuple(notes))
 
 
-def read_images(source: str, limit: int | None = None) -> Sequence[NamedImage]:
+def read_images(source: str | Path, limit: int | None = None) -> Sequence[NamedImage]:
     """Pictures of ``load_images``, or the test images of scikit-learn's digits or of a folder of idx files.
 
     Args:
@@ -148,6 +151,7 @@ def read_images(source: str, limit: int | None = None) -> Sequence[NamedImage]:
     Raises:
         FileNotFoundError, ValueError: as ``load_images`` and ``load_image_data``.
     """
+    check_limit(limit)
     if source != "digits" and not is_idx_folder(Path(source)):
         return load_images(source, limit)
     data = load_image_data(source)

@@ -42,12 +42,12 @@ def image_transform(
 
 class _ImageTransform:
     def __init__(self, processor: BaseImageProcessor, augmentation: Augmentation):
+        self.mode = picture_mode(processor)
         self.processor = processor
         settings = processor.to_dict()
         resample = settings.get("resample")
         mean = settings.get("image_mean")
         mean = tuple(mean) if isinstance(mean, (tuple, list)) else (0.0,) * 3
-        self.mode = picture_mode(processor)
         self.before = picture_transforms(
             augmentation,
             size=_image_size(settings.get("size") or {}),
@@ -123,9 +123,20 @@ def collate(examples: list[Example]) -> dict[str, Tensor]:
     left out.
 
     Raises:
-        ValueError: labels that are text, or that some examples have and others do not.
+        ValueError: no examples, pixel values that are absent or of unlike shapes, and labels that are text or that some
+            examples have and others do not.
     """
-    batch = {"pixel_values": torch.stack([torch.as_tensor(example["pixel_values"]) for example in examples])}
+    if not isinstance(examples, list) or not examples:
+        raise ValueError(f"collate takes a list of examples, at least one, and not {type(examples).__name__}.")
+    if "pixel_values" not in examples[0]:
+        raise ValueError(
+            f"Examples have {', '.join(examples[0])} and no pixel_values: give the data set image_transform."
+        )
+    pixel_values = [torch.as_tensor(example["pixel_values"]) for example in examples]
+    shapes = sorted({tuple(each.shape) for each in pixel_values})
+    if len(shapes) > 1:
+        raise ValueError(f"pixel_values have the shapes {shapes}: a batch needs one, which the image processor makes.")
+    batch = {"pixel_values": torch.stack(pixel_values)}
     given = [example.get("labels") for example in examples]
     if all(label is None for label in given):
         return batch
@@ -152,7 +163,7 @@ class MixingCollator:
     """
 
     def __init__(self, num_classes: int, augmentation: str | Augmentation = "deit"):
-        if num_classes < 1:
+        if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes={num_classes!r} must be a positive integer.")
         self.num_classes = num_classes
         self.augmentation = find_augmentation(augmentation)
@@ -173,8 +184,12 @@ class MixingCollator:
     def _mix(self, examples: list[Example]) -> dict[str, Tensor]:
         # torchvision mixes neighbours, and repeated augmentation makes neighbours of copies of one picture.
         batch = collate([examples[index] for index in torch.randperm(len(examples)).tolist()])
+        if "labels" not in batch:
+            raise ValueError(
+                "Images without labels cannot be mixed: give every example labels, or augmentation 'light'."
+            )
         pixel_values, labels = batch["pixel_values"], batch["labels"]
-        if labels.min() < 0 or labels.max() >= self.num_classes:
+        if labels.is_floating_point() or labels.min() < 0 or labels.max() >= self.num_classes:
             raise ValueError(f"labels={labels.tolist()} must be class numbers from 0 to {self.num_classes - 1}.")
         if torch.rand(()) < self.augmentation.mix_probability and len(examples) > 1:
             pixel_values, labels = self._draw_mix()(pixel_values, labels)

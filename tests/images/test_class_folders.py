@@ -103,7 +103,7 @@ def test_an_empty_split_is_refused(tmp_path):
     ("folders", "stray", "odd"),
     [
         (("cat", "dog"), "stray.png", ["stray.png"]),
-        (("cat", "dog"), "dog/more/1.png", ["dog/more/1.png"]),
+        (("cat", "dog"), "dog/more/1.png", ["dog/more"]),
         (("cat/2023", "dog/2023"), "dog/1.png", ["dog/1.png"]),
         (("cat/2023", "dog/2023"), None, []),
     ],
