@@ -28,7 +28,7 @@ run: .venv/.complete ## fine-tune and evaluate: examples/finetune.py with ARGS, 
 		print("--num_cpu_threads_per_process", max(1, torch.get_num_threads() // $(PROCESSES)), \
 			"--multi_gpu" if $(PROCESSES) > 1 else "" if torch.accelerator.is_available() else "--cpu")') && set -x && \
 	$(BIN)/accelerate launch $$options --num_processes $(PROCESSES) --num_machines 1 \
-		--mixed_precision $(PRECISION) --dynamo_backend no examples/finetune.py --resume_from_checkpoint true $(ARGS)
+		--mixed_precision $(PRECISION) --dynamo_backend no --quiet examples/finetune.py --resume_from_checkpoint true $(ARGS)
 
 # Without ARGS a table in a few minutes, of ViT-B on a GPU, else of ViT-S; ARGS='--suite targets' holds the project's
 # figures against what is to be reached.
