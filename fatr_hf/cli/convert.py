@@ -18,6 +18,7 @@ from .common import (
     Selection,
     SizeExponent,
     TokenMultiple,
+    numbers,
     option,
     reduction_fields,
     refusals,
@@ -35,6 +36,7 @@ processor and card, which loads wherever transformers is: from_pretrained(OUTPUT
   fatr-hf convert google/vit-base-patch16-224 outputs/vit-fatr
   fatr-hf convert facebook/dinov2-small outputs/dinov2-fatr --keep-ratio 0.8,0.7,0.6 --dc-windows 2
   fatr-hf convert facebook/dinov2-small outputs/dinov2-vit --unreduced
+  fatr-hf convert google/vit-base-patch16-224 outputs/vit-384 --image-size 384
   fatr-hf convert outputs/base outputs/local --preset local --json conversion.json
 """
 
@@ -50,6 +52,7 @@ def run(
     selection: Selection = None,
     dc_size_exponent: SizeExponent = None,
     unreduced: Annotated[bool, option("Of DINOv2: write transformers' own ViT, without a reduction.")] = False,
+    image_size: Annotated[str | None, option("Pixels a side, or height,width. [the checkpoint's]")] = None,
     revision: Revision = None,
     json: Annotated[Path | None, option("File for the summary.")] = None,
 ) -> None:
@@ -65,13 +68,14 @@ def run(
             selection=selection,
             dc_size_exponent=dc_size_exponent,
         )
+        sides = numbers("sides", image_size, int)
         if unreduced:
-            if reduction or json:
-                raise ValueError("--unreduced writes no reduction: leave out its options, and --json.")
+            if reduction or json or sides:
+                raise ValueError("--unreduced writes no reduction: leave out its options, --image-size and --json.")
             write_unreduced(model, output, revision=revision)
             typer.echo(f"Wrote {output}: ViTModel.")
             return
-        conversion = convert_checkpoint(model, output, revision=revision, **reduction)
+        conversion = convert_checkpoint(model, output, revision=revision, image_size=sides, **reduction)
         write_json(json, values(conversion))
     typer.echo(summary(conversion))
 

@@ -1,17 +1,19 @@
 """A ViT checkpoint as FATR: a folder that loads wherever transformers is, without any training."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
-from transformers import ViTModel
+from transformers import AutoImageProcessor, ViTModel
 
+from ..images import resize_processor
 from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel, LayerTokens, schedule_macs
 from ..modeling.budget import with_keep_ratio
+from ..modeling.configuration_fatr_vit import as_pair
 from .checkpoints import copy_image_processor, is_classifier, read_config
 from .dinov2 import MODEL_TYPE as DINOV2
 from .dinov2 import vit_from_dinov2
@@ -34,7 +36,12 @@ class Conversion(NamedTuple):
 
 
 def convert_checkpoint(
-    name: str | os.PathLike[str], folder: str | os.PathLike[str], *, revision: str | None = None, **reduction: Any
+    name: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    **reduction: Any,
 ) -> Conversion:
     """Writes a checkpoint as FATR: the model, its code, its image processor if it has one, and a card.
 
@@ -45,12 +52,15 @@ def convert_checkpoint(
         name: folder or Hub name.
         folder: created with its parents; may be there if it is empty.
         revision: branch, tag or commit of a Hub name; the main branch by default.
+        image_size: pixels a side, or height and width, of the model that is written; by default the checkpoint's. The
+            position embeddings are stretched and the image processor is changed alike.
         reduction: fields of the reduction (see ``FATRViTConfig``), or ``preset``.
 
     Raises:
         FileExistsError: a folder that is not empty.
         FileNotFoundError: no checkpoint of this name.
-        ValueError: a checkpoint of another architecture, one that lacks weights, or one that is reduced already.
+        ValueError: a checkpoint of another architecture, one that lacks weights, or one that is reduced already; an
+            image size of a DINOv2, or one that its image processor cannot give.
         huggingface_hub.errors.StrictDataclassError: fields that the configuration refuses.
     """
     folder = Path(folder)
@@ -60,12 +70,17 @@ def convert_checkpoint(
         raise ValueError(f"{str(name)!r} is reduced already: convert the unreduced checkpoint that it came from.")
     model: FATRViTForImageClassification | FATRViTModel
     if fields["model_type"] == DINOV2:
+        if image_size is not None:
+            raise ValueError("A DINOv2 is converted for the size that its image processor crops to: change that.")
         model = reduced(vit_from_dinov2(name, revision), **reduction)
     else:
-        model = load_weights(name, revision, FATRViTConfig.from_dict(fields, **reduction), is_classifier(fields))
+        resized = fields if image_size is None else {**fields, "image_size": image_size}
+        config = FATRViTConfig.from_dict(resized, **reduction)
+        model = load_weights(name, revision, config, is_classifier(fields))
     card = conversion_card(model, str(name))
-    has_image_processor = write_checkpoint(partial(model.save_pretrained, model_card=card), folder, name, revision)
-    config = model.config
+    config, save = model.config, partial(model.save_pretrained, model_card=card)
+    size = None if image_size is None else as_pair("image_size", image_size)
+    has_image_processor = write_checkpoint(save, folder, name, revision, size)
     return Conversion(
         folder=folder,
         architecture=type(model).__name__,
@@ -103,14 +118,24 @@ def write_unreduced(
 
 
 def write_checkpoint(
-    save: Callable[[Path], None], folder: Path, name: str | os.PathLike[str], revision: str | None
+    save: Callable[[Path], None],
+    folder: Path,
+    name: str | os.PathLike[str],
+    revision: str | None,
+    image_size: tuple[int, int] | None = None,
 ) -> bool:
-    """Makes a folder of a model and its origin's image processor, whole or not at all; gives whether there is one."""
+    """Makes a folder of a model and its origin's image processor, whole or not at all; gives whether there is one.
+
+    Args:
+        image_size: that the processor is changed for; None leaves it as it is.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as workspace:
         complete = Path(workspace, folder.name)
         save(complete)
         has_image_processor = copy_image_processor(name, revision, complete)
+        if has_image_processor and image_size is not None:
+            resize_processor(AutoImageProcessor.from_pretrained(complete), image_size).save_pretrained(complete)
         complete.rename(folder)
     return has_image_processor
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import fields
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -16,6 +16,11 @@ from transformers.activations import ACT2FN
 
 from .frequency_attention import SELECTIONS
 from .token_schedule import LayerTokens, per_layer, plan_tokens
+
+if TYPE_CHECKING:
+    # transformers keeps a copy of remote code for every content of the configuration and of all that it imports: named
+    # here, the model's files are among them, so that repositories with other ones run their own.
+    from .modeling_fatr_vit import FATRViTModel  # noqa: F401
 
 REDUCTION_FIELDS = (
     "reduction_layers",
@@ -152,6 +157,8 @@ class FATRViTConfig(ViTConfig):
             if isinstance(getattr(self, name), tuple):
                 setattr(self, name, list(getattr(self, name)))
         super().__post_init__(**kwargs)
+        if self.label2id:  # numbers as text, as a tutorial of transformers writes them
+            self.label2id = {str(name): int(number) for name, number in self.label2id.items()}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -321,7 +328,9 @@ def refuse_bad_labels(id2label: Any, label2id: Any, num_labels: Any) -> None:
         raise ValueError(f"num_labels={num_labels!r} must be an integer from 0 to {LARGEST_SIZE}.")
     if id2label is not None and not (isinstance(id2label, dict) and all(str(key).isdecimal() for key in id2label)):
         raise ValueError(f"id2label={id2label!r} must map the number of every class to its name.")
-    if label2id is not None and not isinstance(label2id, dict):
+    if label2id is not None and not (
+        isinstance(label2id, dict) and all(str(number).isdecimal() for number in label2id.values())
+    ):
         raise ValueError(f"label2id={label2id!r} must map the name of every class to its number.")
 
 

@@ -10,17 +10,39 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.models.vit.modeling_vit import ViTAttention, ViTPatchEmbeddings
 
 Model = TypeVar("Model", bound=nn.Module)
 
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+"""Where PyTorch keeps what runs around a module's call."""
+
+
+def why_not_plain(module: nn.Module, cls: type[nn.Module]) -> str | None:
+    """Why a module does not compute what its class says from its own weights; None where it does.
+
+    Adapters, parametrisations and quantised layers are other classes. Hooks run around a call, accelerate's replace
+    ``forward``. Pruning and weight normalisation compute the weight before each call, and a quantised or sharded tensor
+    takes part in no other product than its own.
+    """
+    if type(module) is not cls:
+        return f"is {type(module).__name__}, not a plain {cls.__name__} layer"
+    if "forward" in vars(module) or hasattr(module, "_hf_hook"):
+        return "has a forward method of its own, as accelerate's offloading gives it"
+    if any(getattr(module, name) for name in HOOKS):
+        return "has hooks"
+    if "weight" not in module._parameters:
+        return "computes its weight before each call, as pruning and weight normalisation do"
+    weight = module._parameters["weight"]
+    if weight is None or is_traceable_wrapper_subclass(weight) or not weight.is_floating_point():
+        return f"has a weight of type {type(weight).__name__}, which is quantised or sharded"
+    return None
+
 
 def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether a module computes what its class says from its own weights.
-
-    Adapters and quantised layers are other classes; accelerate's offloading brings the weights in a hook.
-    """
-    return type(module) is cls and not hasattr(module, "_hf_hook")
+    """Whether a module computes what its class says from its own weights (see ``why_not_plain``)."""
+    return why_not_plain(module, cls) is None
 
 
 class PatchEmbeddings(ViTPatchEmbeddings):
@@ -67,7 +89,7 @@ class ProjectingAttention(ViTAttention):
             parts = [projection(tokens) for projection, tokens in zip(projections, inputs, strict=True)]
             query, key, value = (part.unflatten(2, heads).transpose(1, 2) for part in parts)
             return query, key, value
-        if self.training:
+        if self.training or (torch.is_grad_enabled() and self.qkv_proj.weight.requires_grad):
             raise ValueError("A fused model is for inference: train the model that it was made from, then fuse again.")
         if num_queries is None:
             packed = self.qkv_proj(hidden_states).unflatten(2, (3, *heads)).transpose(1, 3)
@@ -79,16 +101,21 @@ class ProjectingAttention(ViTAttention):
         packed = nn.functional.linear(hidden_states, weights[1], biases[1]).unflatten(2, (2, *heads)).transpose(1, 3)
         return query.transpose(1, 2), packed[:, :, 0], packed[:, :, 1]
 
+    def check_fusible(self) -> None:
+        """Raises a ValueError for a projection whose weights alone do not say what it computes."""
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            reason = why_not_plain(getattr(self, name), nn.Linear)
+            if reason is not None:
+                raise ValueError(
+                    f"{name} {reason}, so there is no fused copy: remove hooks, merge adapters (merge_and_unload of "
+                    "peft), make pruning permanent (torch.nn.utils.prune.remove), and quantise the fused copy instead."
+                )
+
     @torch.no_grad()
     def fuse(self) -> None:
         """Puts one projection in the place of three; only ever on a copy (see ``fuse_projections``)."""
         parts = [self.q_proj, self.k_proj, self.v_proj]
-        for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
-            if not is_plain(part, nn.Linear):
-                raise ValueError(
-                    f"{name} is {type(part).__name__}, not a plain Linear layer: merge adapters first; of a quantised "
-                    "or offloaded model there is no fused copy."
-                )
+        for name in ("q_proj", "k_proj", "v_proj"):
             delattr(self, name)
         weight = torch.cat([part.weight for part in parts])
         bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
@@ -125,20 +152,47 @@ def is_fused(model: nn.Module) -> bool:
 
 
 def shared_copy(model: Model) -> Model:
-    """A copy of a model, with a configuration of its own, that shares all weights."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    """A copy of a model that shares the memory of all weights and nothing else.
+
+    Parameters, buffers and configuration are the copy's own: casting, moving, freezing or replacing them changes one
+    of the two. Only what writes into the weights, as training does, changes both.
+
+    Raises:
+        ValueError: a model with weights that are computed before each call, such as pruned ones.
+    """
+    shared: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    shared |= {id(buffer): buffer.detach() for buffer in model.buffers()}
+    try:
+        return copy.deepcopy(model, shared)
+    except RuntimeError as error:
+        raise ValueError(
+            "A model whose weights are computed before each call cannot be copied: make pruning permanent "
+            f"(torch.nn.utils.prune.remove), and remove weight normalisation. {error}"
+        ) from error
+
+
+def check_fusible(model: nn.Module) -> None:
+    """Raises a ValueError for a model that is fused already, or has a projection that is more than its weights."""
+    if is_fused(model):
+        raise ValueError("This model is fused already: use it as it is.")
+    for module in model.modules():
+        if isinstance(module, ProjectingAttention):
+            module.check_fusible()
 
 
 def fuse_projections(model: Model) -> Model:
-    """A copy of a model for inference in which every ``ProjectingAttention`` is fused; other weights are shared.
+    """A copy of a model for inference in which every ``ProjectingAttention`` is fused; it shares other weights' memory.
+
+    Its parameters are frozen, since whatever wrote into them would change the model.
 
     Raises:
-        ValueError: a projection that is no plain linear layer, or a model that is fused already.
+        ValueError: a projection that is more than its weights, or a model that is fused already.
     """
-    if is_fused(model):
-        raise ValueError("This model is fused already: use it as it is.")
-    fused = shared_copy(model).eval()
+    check_fusible(model)
+    fused = shared_copy(model).eval().requires_grad_(False)
     for module in fused.modules():
         if isinstance(module, ProjectingAttention):
             module.fuse()

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .configuration_fatr_vit import FATRViTConfig
 from .fused_projections import is_fused
 from .model_card import build_model_card, code_hashes, with_code_hashes
+from .stored_weights import remove_stale_weights, stretch_mismatched, weight_files
 from .weight_checks import refuse_infinite_weights, refuse_other_dtypes, shard_names, wording_errors
 
 logger = logging.get_logger(__name__)
@@ -53,7 +54,8 @@ class HubRepositoryMixin(PreTrainedModel):
         """Loads a FATR checkpoint, or any ViT, MSN or MAE checkpoint as FATR; arguments as in transformers.
 
         Weights come from safetensors files only. A classifier that the checkpoint does not have starts at random, as
-        for any ViT; a pooler that it does not have is left out (``model.pooler`` is None).
+        for any ViT; a pooler that it does not have is left out (``model.pooler`` is None). For another ``image_size``
+        than the checkpoint's the position embeddings are stretched as ``interpolate_pos_encoding`` stretches them.
 
         Raises:
             OSError: a path that leads nowhere, or files that are not there.
@@ -72,13 +74,21 @@ class HubRepositoryMixin(PreTrainedModel):
         is_loaded_from_files = kwargs.get("state_dict") is None
         if is_loaded_from_files:
             shard_names(name, kwargs)
+        takes_mismatches = kwargs.pop("ignore_mismatched_sizes", False)
         with wording_errors(name):
             loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+                pretrained_model_name_or_path,
+                *model_args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
             )
-        if is_loaded_from_files:
-            refuse_other_dtypes(name, kwargs)
         model, info = loaded
+        if is_loaded_from_files and getattr(model.config, "quantization_config", None) is None:
+            refuse_other_dtypes(name, kwargs)
+        info["mismatched_keys"] = stretch_mismatched(model, name, info["mismatched_keys"], kwargs)
+        if not takes_mismatches:
+            refuse_other_shapes(name, info["mismatched_keys"])
         missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         if any(key.startswith("pooler.") for key in missing):
             logger.warning(f"{name} has no pooler: the model is loaded without one.")
@@ -117,10 +127,12 @@ class HubRepositoryMixin(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         # Files hold the names of the state dict, so that whatever reads them (a resumed Trainer) needs no renaming.
         kwargs.setdefault("save_original_format", False)
+        before = weight_files(Path(save_directory), kwargs.get("variant"))
         with unsharded_class(self):
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
+        remove_stale_weights(Path(save_directory), kwargs.get("variant"), before)
         card_path = Path(save_directory) / "README.md"
         if model_card is not None or not card_path.exists():
             (model_card or self.build_card(repo_id=hub_arguments.get("repo_id", UNPUBLISHED))).save(card_path)
@@ -211,6 +223,17 @@ def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[s
         f"The checkpoint {name!r} lacks {len(keys)} of the model's weights ({shown}): {reason}. "
         "A model with random layers is never returned."
     )
+
+
+def refuse_other_shapes(name: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    """Raises a ValueError for weights of other shapes than the model's, each (name, shape in the file, shape)."""
+    found = [f"{key} is {tuple(own)} and must be {tuple(wanted)}" for key, own, wanted in mismatched]
+    if found:
+        shown = "; ".join(found[:3]) + ("; ..." if len(found) > 3 else "")
+        raise ValueError(
+            f"The checkpoint {name!r} holds weights of other shapes than its configuration's: {shown}. For new classes "
+            "give ignore_mismatched_sizes=True; load a FATR model with its own windows, then use set_reduction."
+        )
 
 
 def is_hub_name(name: str) -> bool:

@@ -42,13 +42,26 @@ class FATRViTEmbeddings(ViTEmbeddings):
         Returns:
             (1, 1 + patches, hidden).
         """
-        grid, own_grid = self.config.patch_grid((height, width)), self.config.patch_grid()
-        if grid == own_grid:
-            return self.position_embeddings
-        cls_position, patch_positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        image = patch_positions.unflatten(1, own_grid).permute(0, 3, 1, 2)
-        image = nn.functional.interpolate(image, size=grid, mode="bicubic", align_corners=False)
-        return torch.cat([cls_position, image.flatten(2).transpose(1, 2)], dim=1)
+        return stretch_positions(
+            self.position_embeddings, self.config.patch_grid(), self.config.patch_grid((height, width))
+        )
+
+
+def stretch_positions(position_embeddings: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of another grid of patches, bicubic, as stock ViT stretches them; those of CLS stay.
+
+    Args:
+        position_embeddings: (1, 1 + patches, hidden), patches row by row.
+        grid, new_grid: rows and columns of patches.
+
+    Returns:
+        (1, 1 + new patches, hidden).
+    """
+    if new_grid == grid:
+        return position_embeddings
+    image = position_embeddings[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)
+    image = nn.functional.interpolate(image, size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat([position_embeddings[:, :1], image.flatten(2).transpose(1, 2)], dim=1)
 
 
 class FATRViTAttention(ProjectingAttention):

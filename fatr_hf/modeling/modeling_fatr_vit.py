@@ -8,6 +8,7 @@ and says where every patch is. At the start of training nothing but the reductio
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -27,12 +28,15 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .budget import choose_keep_ratio
 from .configuration_fatr_vit import FATRViTConfig
-from .fused_projections import fuse_projections, is_fused, reads_prefix_alone, shared_copy
+from .fused_projections import check_fusible, fuse_projections, is_fused, reads_prefix_alone, shared_copy
 from .hub_repository import HubRepositoryMixin
 from .input_budget import InputBudgetOutput, run_by_mass
 from .layers_fatr_vit import FATRViTAttention, FATRViTEmbeddings, FATRViTLayer, FATRViTReduction
 from .token_reduction import TokenLayout, dense_layout, token_sources
 from .token_schedule import LayerTokens
+
+_unreduced: ContextVar[frozenset[int]] = ContextVar("fatr_unreduced", default=frozenset())
+"""Identities of the encoders whose reduction is switched off here; every thread and task has its own."""
 
 
 @dataclass
@@ -72,7 +76,8 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
 
         What the new schedule needs must be there: omega1 from its first reduction layer on, omega2 behind it, DC
         position embeddings of the right number of windows. Ratios, ``token_multiple``, ``selection`` and
-        ``dc_size_exponent`` may change freely. Either all changes are made or none.
+        ``dc_size_exponent`` may change freely. Either all changes are made or none. They hold for every thread: change
+        a model before others use it.
 
         Raises:
             ValueError: a field that cannot be changed, or a schedule that lacks parameters in this model.
@@ -87,23 +92,28 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
         encoder: Any = self.base_model
         for layer, tokens in zip(encoder.layers, config.token_schedule(), strict=True):
             refuse_lacking_parameters(layer, tokens, config)
-        for name in changes:
-            setattr(self.config, name, getattr(config, name))
+        # All at once, so that no other thread plans a schedule of old and new fields.
+        vars(self.config).update({name: getattr(config, name) for name in changes})
 
     def fuse(self) -> Self:
-        """A copy for inference that computes the same with fewer and larger products; other weights are shared.
+        """A copy for inference that computes the same with fewer and larger products.
 
         Query, key and value come from one projection, into which omega1 goes too; what re-weighting takes off every
         token of an image is one vector; omegas that are zero cost nothing; a classifier that is asked for logits
-        computes no more of its last layer than CLS. The copy is neither trained nor saved, and
-        its reduction is fixed: do all that with this model, and fuse it again.
+        computes no more of its last layer than CLS. The copy shares the memory of the other weights and is frozen; it
+        can be cast and moved without changing this model. It is neither trained nor saved, and its reduction is fixed:
+        do all that with this model, and fuse it again.
 
         Raises:
-            ValueError: a projection that is no plain linear layer (adapters, quantisation), or a fused model.
+            ValueError: a projection that is more than its weights (hooks, adapters, pruning, quantisation), or a fused
+                model.
         """
+        check_fusible(self)
+        reduces = bool(self.base_model.reduction_enabled)
         acting = shared_copy(self)
         encoder: Any = acting.base_model
-        schedule = self.config.token_schedule(reduce=encoder.reduction_enabled)
+        encoder.acts_unreduced = not reduces
+        schedule = self.config.token_schedule(reduce=reduces)
         for layer, tokens in zip(encoder.layers, schedule, strict=True):
             if not tokens.follows_reduction:
                 layer.attention.omega1 = layer.attention.omega2 = (
@@ -141,15 +151,53 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
     def reduction(self, enabled: bool) -> Iterator[None]:
         """Switches the reduction off (or on again) within a ``with`` block: off, the model is a stock ViT.
 
-        Re-weighting belongs to the reduction: without DC tokens there is none, as at a keep ratio of 1.
+        Re-weighting belongs to the reduction: without DC tokens there is none, as at a keep ratio of 1. The switch
+        holds for the thread or task that is in the block; others that use the model at the same time keep theirs.
+
+        Raises:
+            ValueError: a value that is not True or False, or a fused model.
         """
+        if not isinstance(enabled, bool):
+            raise ValueError(f"reduction({enabled!r}) must be given True or False.")
         refuse_fused(self, "reduction")
-        model: Any = self.base_model
-        before, model.reduction_enabled = model.reduction_enabled, enabled
+        encoder = {id(self.base_model)}
+        switched = _unreduced.set(_unreduced.get() - encoder if enabled else _unreduced.get() | encoder)
         try:
             yield
         finally:
-            model.reduction_enabled = before
+            _unreduced.reset(switched)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in PyTorch.
+
+        Raises:
+            ValueError: a fused model, which shares the memory of its weights.
+        """
+        refuse_fused(self, "load_state_dict")
+        return super().load_state_dict(*args, **kwargs)
+
+
+def check_pixel_values(pixel_values: Any) -> None:
+    """Raises a ValueError for what no image processor gives: pictures, bytes, an image that is no batch."""
+    if not isinstance(pixel_values, Tensor):
+        kind = type(pixel_values).__name__
+        raise ValueError(f"pixel_values must be a tensor, as the image processor gives, not {kind}.")
+    if pixel_values.dim() != 4:
+        shape = tuple(pixel_values.shape)
+        raise ValueError(f"pixel_values of the shape {shape} must be (batch, channels, height, width).")
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values of {pixel_values.dtype} must be of floating point, as the image processor gives: bytes are "
+            "neither scaled nor normalised."
+        )
+
+
+def refuse_training(model: nn.Module, layers: Iterable[Any]) -> None:
+    """Raises a ValueError for a fused copy whose weights, which another model shares, are about to get gradients."""
+    if torch.is_grad_enabled() and any(layer.attention.is_fused for layer in layers):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                raise ValueError(f"A fused model is for inference, and {name} requires a gradient: train its original.")
 
 
 def refuse_fused(model: nn.Module, method: str) -> None:
@@ -184,12 +232,18 @@ class FATRViTModel(FATRViTPreTrainedModel, ViTModel):
 
     def __init__(self, config: FATRViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super(ViTModel, self).__init__(config)
-        self.reduction_enabled = True
+        self.acts_unreduced = False
+        """Set in a fused copy that was made while the reduction was switched off."""
         self.embeddings = FATRViTEmbeddings(config, use_mask_token=use_mask_token)
         self.layers = nn.ModuleList([FATRViTLayer(config, tokens) for tokens in config.token_schedule()])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = ViTPooler(config) if add_pooling_layer else None
         self.post_init()
+
+    @property
+    def reduction_enabled(self) -> bool:
+        """Whether the model reduces, in the thread or task that asks (see ``reduction``)."""
+        return not self.acts_unreduced and id(self) not in _unreduced.get()
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -216,8 +270,11 @@ class FATRViTModel(FATRViTPreTrainedModel, ViTModel):
                 hidden state.
 
         Raises:
-            ValueError: an attention mask, or an image size that the model cannot take.
+            ValueError: an attention mask, pixel values of another shape or kind, or an image size that the model cannot
+                take.
         """
+        check_pixel_values(pixel_values)
+        refuse_training(self, self.layers)
         if attention_mask is not None:
             raise ValueError(
                 "attention_mask is not supported: the sequence shrinks on its way, so a mask of its first length "
@@ -284,6 +341,7 @@ class FATRViTForImageClassification(FATRViTPreTrainedModel, ViTForImageClassific
         Args:
             labels: (batch,) int64 class indices, for the loss.
         """
+        refuse_training(self, self.vit.layers)
         outputs = self.vit(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.modeling_utils import is_fsdp_enabled  # type: ignore[attr-defined]
 from transformers.utils.hub import cached_file
 
 LOCATION = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 """Arguments of ``from_pretrained`` that say where files are."""
 
-FLOATING_POINT = ("F64", "F32", "BF16", "F16")
+FLOATING_POINT = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """The dtypes of weights, by their names in a safetensors header."""
 
 
@@ -53,13 +54,16 @@ def shard_names(name: str, arguments: dict[str, Any]) -> list[str]:
         ValueError: an index that cannot be read, or names anything but safetensors files beside it.
     """
     index = find_file(name, "model.safetensors.index.json", arguments)
-    if index is None:
+    if index is None or find_file(name, "model.safetensors", arguments) is not None:  # which is what transformers reads
         return []
     try:
         content = json.loads(index.read_text())
         names, _ = sorted(set(content["weight_map"].values())), dict(content["metadata"])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{index} is no index of sharded weights: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{index} is no index of sharded weights: {type(error).__name__}: {error}. Save or download the checkpoint "
+            "again."
+        ) from error
     for each in names:
         if not isinstance(each, str) or not each.endswith(".safetensors") or Path(each).name != each:
             raise ValueError(f"{index} names {each!r}: weights are read from safetensors files beside it only.")
@@ -80,19 +84,30 @@ def refuse_other_dtypes(name: str, arguments: dict[str, Any]) -> None:
     for path in [single] if single else shards:
         if path is None:
             continue
-        for key, dtype in header_dtypes(path).items():
-            if dtype not in FLOATING_POINT:
+        for key, tensor in read_header(path)[0].items():
+            if tensor["dtype"] not in FLOATING_POINT:
                 raise ValueError(
-                    f"{path} holds {key} in {dtype}, but weights must be in {', '.join(FLOATING_POINT)}; quantise a "
-                    "model after it is loaded."
+                    f"{path} holds {key} in {tensor['dtype']}, but weights must be in "
+                    f"{', '.join(FLOATING_POINT)}; quantise a model after it is loaded."
                 )
 
 
-def header_dtypes(path: Path) -> dict[str, str]:
-    """The dtype of every tensor of a safetensors file, which begins with the length of a header in JSON."""
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensors of a safetensors file by name, which its header in JSON describes, and where their bytes begin."""
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {key: tensor["dtype"] for key, tensor in header.items() if key != "__metadata__"}
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {key: tensor for key, tensor in header.items() if key != "__metadata__"}, 8 + length
+
+
+def read_tensor(path: Path, key: str) -> torch.Tensor:
+    """One tensor of a safetensors file, of a floating-point type."""
+    header, start = read_header(path)
+    first, end = header[key]["data_offsets"]
+    with path.open("rb") as file:
+        file.seek(start + first)
+        content = bytearray(file.read(end - first))
+    return torch.frombuffer(content, dtype=FLOATING_POINT[header[key]["dtype"]]).reshape(header[key]["shape"])
 
 
 @contextmanager
@@ -106,24 +121,18 @@ def wording_errors(name: str) -> Iterator[None]:
     except (ImportError, OSError, StrictDataclassError, ValueError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        if "ignore_mismatched_sizes" in reason:
-            reason = (
-                "its weights have other shapes than its configuration's, as transformers' report lists. For new "
-                "classes give ignore_mismatched_sizes=True; load a FATR model with its own fields, then use "
-                "set_reduction."
-            )
-        raise ValueError(f"The checkpoint {name!r} cannot be loaded: {reason}") from error
+        raise ValueError(f"The checkpoint {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def refuse_infinite_weights(name: str, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
     """Raises a ValueError for weights that are infinite or not a number: whatever the image, they predict nothing.
 
     What is not in memory is not looked at: parameters on the meta device, or of an FSDP process that is still to get
-    them from another.
+    them from another. Nor are quantised tensors.
     """
     if is_fsdp_enabled():
         return
     for key, parameter in parameters:
-        if not parameter.is_meta and not parameter.isfinite().all():
+        is_quantised = is_traceable_wrapper_subclass(parameter) or not parameter.is_floating_point()
+        if not parameter.is_meta and not is_quantised and not parameter.isfinite().all():
             raise ValueError(f"The checkpoint {name!r} holds values in {key} that are not finite.")

@@ -86,6 +86,8 @@ ALLOWED = {
     "fused_projections.py": {
         "getattr of a computed name": "fields of the configuration, by written names",
         "delattr": "takes away the projections that were fused into one",
+        "import torch.utils._python_dispatch": "tells quantised and sharded tensors",
+        "vars": "whether a module has a forward method of its own",
     },
     "hub_repository.py": {
         "import os": "whether a path is there, and the type os.PathLike",
@@ -123,7 +125,8 @@ ALLOWED = {
     },
     "modeling_fatr_vit.py": {
         "getattr of a computed name": "fields of the configuration that set_reduction changes",
-        "setattr of a computed name": "the same",
+        "vars": "changes these fields all at once",
+        "import contextvars": "whether the reduction is switched off, for each thread",
     },
     "operators.py": {
         "import os": "reads the variable TRITON_INTERPRET",
@@ -135,7 +138,13 @@ ALLOWED = {
         "getattr of a computed name": "the namespace of its own operators",
         "save": "a function of its own, for autograd",
     },
+    "stored_weights.py": {
+        "import pathlib": "files of weights in a folder that is saved",
+        "Path": "the same",
+        "unlink": "removes those of an earlier save",
+    },
     "weight_checks.py": {
+        "import torch.utils._python_dispatch": "tells quantised and sharded tensors",
         "import pathlib": "the headers of the weights, and their index",
         "Path": "the same",
         "open": "the same",

@@ -1,0 +1,99 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Files of weights: an earlier save's are removed, and position embeddings of another image size are stretched."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .configuration_fatr_vit import FATRViTConfig
+from .layers_fatr_vit import stretch_positions
+from .weight_checks import LOCATION, find_file, read_header, read_tensor, shard_names
+
+logger = logging.get_logger(__name__)
+
+POSITIONS = "embeddings.position_embeddings"
+"""How the name of a ViT's position embeddings ends, in all versions of transformers."""
+
+Mismatch = tuple[str, Any, Any]
+"""A parameter's name, its shape in the checkpoint and in the model."""
+
+
+def weight_files(folder: Path, variant: str | None) -> dict[Path, int]:
+    """The file of whole weights and the index of shards that a folder holds, with the times of their last change.
+
+    Args:
+        variant: as for ``save_pretrained``; it stands before the last part of both names.
+    """
+    names = ("model.safetensors", "model.safetensors.index.json")
+    paths = (folder / (f".{variant}.".join(name.rsplit(".", 1)) if variant else name) for name in names)
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
+
+
+def remove_stale_weights(folder: Path, variant: str | None, before: dict[Path, int]) -> None:
+    """Removes the file of whole weights or the index of shards of an earlier save, which would be loaded or confuse.
+
+    transformers removes shards that are no longer named.
+
+    Args:
+        before: of ``weight_files``, before weights were saved.
+    """
+    now = weight_files(folder, variant)
+    stale = [path for path, changed in now.items() if before.get(path) == changed]
+    if len(stale) < len(now):  # unless nothing was written here, as where a function of the caller's saves
+        for path in stale:
+            path.unlink()
+
+
+@torch.no_grad()
+def stretch_mismatched(
+    model: PreTrainedModel, name: str, mismatched: Iterable[Mismatch], arguments: dict[str, Any]
+) -> list[Mismatch]:
+    """Stretches position embeddings of another image size into a loaded model; gives what else has other shapes.
+
+    Args:
+        model: just loaded, with random values in place of what has another shape.
+        name, arguments: as for ``find_file``; a ``state_dict`` among the arguments stands for the files.
+        mismatched: what has other shapes.
+    """
+    others = []
+    for key, own, wanted in mismatched:
+        grids = position_grids(name, model.config, arguments) if key.endswith(POSITIONS) else None
+        if grids is None or own[1] != 1 + grids[0][0] * grids[0][1] or own[2] != wanted[2]:
+            others.append((key, own, wanted))
+            continue
+        parameter = model.get_parameter(key)
+        stored = stored_positions(name, arguments).to(torch.promote_types(parameter.dtype, torch.float32))
+        parameter.copy_(stretch_positions(stored, *grids))
+        (rows, columns), (new_rows, new_columns) = grids
+        logger.warning(f"{key} is stretched from {rows} x {columns} patches to {new_rows} x {new_columns}.")
+    return others
+
+
+def position_grids(name: str, config: Any, arguments: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The grids of patches of a checkpoint's configuration and of the one it is loaded with, where its patches fit."""
+    fields, _ = FATRViTConfig.get_config_dict(
+        name, **{key: value for key, value in arguments.items() if key in LOCATION}
+    )
+    stored = FATRViTConfig.from_dict(fields, reduction_layers=[], keep_ratio=1.0, dc_windows=[])
+    return (stored.patch_grid(), config.patch_grid()) if stored.patch_size == config.patch_size else None
+
+
+def stored_positions(name: str, arguments: dict[str, Any]) -> Tensor:
+    """The position embeddings of a checkpoint, (1, 1 + patches, hidden)."""
+    weights = arguments.get("state_dict")
+    if weights is not None:
+        found: Tensor = next(value for key, value in weights.items() if key.endswith(POSITIONS))
+        return found
+    shards = shard_names(name, arguments)
+    whole = [find_file(name, "model.safetensors", arguments)]
+    paths = [find_file(name, shard, {**arguments, "variant": None}) for shard in shards] or whole
+    for path in (path for path in paths if path is not None):
+        for key in read_header(path)[0]:
+            if key.endswith(POSITIONS):
+                return read_tensor(path, key)
+    raise ValueError(f"The checkpoint {name!r} holds no {POSITIONS}.")
