@@ -24,7 +24,7 @@ from serve_model import add_model_arguments, load_chosen
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from fatr_hf.analysis.outputs import is_classifier
+from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.benchmark.timing import time_in_turn
 from fatr_hf.modeling.configuration_fatr_vit import as_pair
 

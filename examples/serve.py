@@ -29,7 +29,7 @@ from serve_shards import Shard, claim_folder, count_rows, plan_shards, write_sha
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fatr_hf.analysis.outputs import is_classifier
+from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark.settings import DTYPES
 

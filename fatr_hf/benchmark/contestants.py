@@ -1,7 +1,7 @@
 """The models that are compared: same backbone and same weights where names agree, by name."""
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from ..baselines import matched
+from ..baselines.arguments import some
 from ..baselines.macs import count_macs
 from ..modeling import FATRViTForImageClassification
 from ..modeling.fused_projections import fuse_projections
@@ -130,17 +131,17 @@ def cached_macs(name: str, setting: Setting) -> int:
         return count_macs(KINDS[name].build(setting))
 
 
-def require_known(names: Sequence[str]) -> None:
-    """Checks the names of contestants.
+def require_known(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of contestants as a tuple.
 
     Raises:
         ValueError: an unknown name, one given twice, or none.
     """
-    for name in names:
+    chosen = some("names", names)
+    for name in chosen:
         if name not in KINDS:
             raise ValueError(f"Unknown contestant {name!r}: choose from {', '.join(KINDS)}.")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"Give at least one contestant, and each once, not {', '.join(names) or 'none'}.")
+    return chosen
 
 
 def build_contestants(names: Iterable[str], setting: Setting, device: torch.device) -> list[Contestant]:

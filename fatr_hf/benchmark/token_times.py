@@ -8,6 +8,7 @@ from torch import nn
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
+from ..baselines.arguments import require_kind
 from ..modeling import LayerTokens
 from .compare import Protocol
 from .settings import Setting, require_support
@@ -27,8 +28,10 @@ def suggest_multiple(setting: Setting, device: torch.device, protocol: Protocol)
         protocol: how often; the counts are timed in turn.
 
     Raises:
-        ValueError: the device does not support the setting.
+        ValueError: the device does not support the setting, or arguments of other kinds.
     """
+    require_support(setting, device)
+    require_kind("protocol", protocol, Protocol, "a Protocol, such as default_protocol(device)")
     schedules = feasible_schedules(setting)
     return suggest(schedules, time_layers(setting, counts_to_time(schedules), device, protocol))
 
