@@ -74,21 +74,23 @@ def build_rival(model: FATRViTPreTrainedModel, name: str) -> PreTrainedModel:
     config = config_class.from_dict(stock_fields(model.config), **copy.deepcopy(rival_fields(model.config, name)))
     config._attn_implementation = model.config._attn_implementation
     rival: Any
-    with torch.device(model.device):
+    # Nothing is drawn: the caller's random state stays as it is.
+    with torch.device("meta"):
         if isinstance(model, FATRViTForImageClassification):
             rival = classifier_class(config)
         else:
             encoder: Any = model.base_model
             has_mask = encoder.embeddings.mask_token is not None
             rival = encoder_class(config, add_pooling_layer=encoder.pooler is not None, use_mask_token=has_mask)
-    weights = {key: value for key, value in model.state_dict().items() if not key.endswith(OWN_PARAMETERS)}
+    own = model.state_dict().items()
+    weights = {key: value.detach().clone() for key, value in own if not key.endswith(OWN_PARAMETERS)}
     others = sorted(weights.keys() ^ rival.state_dict().keys())
     if others:
         raise ValueError(
             f"The model has other weights than a ViT's, such as {others[0]}: merge its adapters first; of a quantised "
             "model there are no rivals."
         )
-    rival.to(model.dtype).load_state_dict(weights)
+    rival.load_state_dict(weights, assign=True)
     return rival.eval()
 
 

@@ -1,7 +1,8 @@
 """The models that are compared: same backbone and same weights where names agree, by name."""
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -146,10 +147,18 @@ def require_known(names: Iterable[str]) -> tuple[str, ...]:
 
 def build_contestants(names: Iterable[str], setting: Setting, device: torch.device) -> list[Contestant]:
     """Builds contestants whose weights are the stock model's, drawn from the setting's seed, where names agree."""
-    torch.manual_seed(setting.seed)
-    with torch.device(device):
-        weights = build_stock(setting).state_dict()
-    return [build_contestant(name, setting, device, weights) for name in names]
+    with seeded(setting, device):
+        with torch.device(device):
+            weights = build_stock(setting).state_dict()
+        return [build_contestant(name, setting, device, weights) for name in names]
+
+
+@contextmanager
+def seeded(setting: Setting, device: torch.device) -> Iterator[None]:
+    """Draws from a setting's seed within a ``with`` block, and leaves the caller's random state as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(setting.seed)
+        yield
 
 
 def build_contestant(name: str, setting: Setting, device: torch.device, weights: dict[str, Tensor]) -> Contestant:

@@ -297,9 +297,7 @@ def test_models_that_cannot_be_searched_are_refused(model, search, spoil):
 
 
 def test_stock_models_are_refused(stock, search):
-    with pytest.raises(
-        ValueError, match=r"Only a FATR model can be searched, not .*ViTForImageClassification"
-    ):
+    with pytest.raises(ValueError, match=r"Only a FATR model can be searched, not .*ViTForImageClassification"):
         search(model=stock, trials=1)
 
 

@@ -132,7 +132,7 @@ def quality_words(quality: str, labelled: int, images: int) -> str:
     if quality == "accuracy":
         return " ".join(filter(None, (f"Accuracy is over {labelled} images.", without_class(labelled, images))))
     if not labelled:
-        return f"Quality is the {quality}, no accuracy: none of the {images} images has a class of the model."
+        return f"Quality is the {quality}: none of the {images} images has a label that is a class of the model."
     return f"Quality is the {quality}."
 
 

@@ -67,8 +67,9 @@ def joined(values: Sequence[float]) -> str:
 
 def summary(result: SearchResult) -> str:
     """How many schedules were tried, on what, what the unreduced model reaches, and what quality is."""
+    judged = result.labelled if result.quality == "accuracy" else result.images
     return (
-        f"{len(result.trials)} schedules tried to the end on {result.images} images, {len(result.pruned)} given up, "
+        f"{len(result.trials)} schedules tried to the end on {judged} images, {len(result.pruned)} given up, "
         f"{len(result.front)} on the front. Unreduced: {result.unreduced_macs / 1e9:.3g} G multiply-accumulates, "
         f"{result.quality} {result.unreduced_quality:.4f}. "
         f"{quality_words(result.quality, result.labelled, result.images)}"
@@ -117,7 +118,8 @@ def search_figure(result: SearchResult, rivals: Sequence[RivalPoint] = ()) -> "F
     else:
         axes.axhline(result.unreduced_quality, color=COLOURS[0], linewidth=0.8, linestyle=":", label="unreduced")
     axes.set_xlabel(f"{COST_LABELS[result.objective]}, share of the unreduced model's")
-    axes.set_ylabel(QUALITY_LABELS[result.quality])
+    over = f" over {result.labelled} images" if result.quality == "accuracy" else ""
+    axes.set_ylabel(QUALITY_LABELS[result.quality] + over)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     hide_overlaps(figure, names)
