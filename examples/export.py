@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers import AutoImageProcessor
 
-from fatr_hf.analysis.outputs import is_classifier
+from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.benchmark.timing import time_in_turn
 from fatr_hf.images import picture_mode
 from fatr_hf.modeling.configuration_fatr_vit import as_pair

@@ -30,7 +30,7 @@ from serve_shards import Shard, check_folder, claim_folder, count_rows, plan_sha
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fatr_hf.analysis.outputs import is_classifier
+from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark.settings import DTYPES
 from fatr_hf.programs import run_program

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .images import batches
+from ..baselines.arguments import reading, require_kind, several
+from .model_inputs import model_batches
 from .model_measures import LAYER_MEASURES, MEASURES, STATE_MEASURES
-from .trace import LayerTrace, trace
+from .trace import LayerTrace, require_traceable, trace
 
 Key = tuple[str, int]
 """A measure's name and a layer; for a state measure the layer that the tokens enter, one more for the output."""
@@ -65,6 +66,8 @@ class Row(NamedTuple):
     """Over images."""
     standard_error: float | None
     """Of the mean; None for a single image."""
+    images: int
+    """How many the mean is over: those for which the measure is defined."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,13 @@ class Analysis:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
+        """What ``to_json`` gave.
+
+        Raises:
+            ValueError: any other text.
+        """
+        with reading("analysis"):
+            return cls.from_dict(json.loads(text))
 
 
 def analyze(
@@ -127,7 +136,7 @@ def analyze(
             traced, or no images.
     """
     running = RunningAnalysis(choose_measures(model, measures))
-    for batch in batches(data, batch_size):
+    for batch in model_batches(model, data, batch_size):
         running.add(model, batch.pixel_values)
     return running.finish()
 
@@ -164,13 +173,16 @@ def choose_measures(model: PreTrainedModel, measures: Sequence[str] | None) -> t
     """The measures that were named, or all that the model allows.
 
     Raises:
-        ValueError: an unknown measure, or one that needs an attention map where there is none.
+        ValueError: an unknown measure, one that needs an attention map where there is none, or a model that cannot be
+            traced.
     """
+    require_traceable(model)
     eager = model.config._attn_implementation == "eager"
     impossible = [name for name, each in LAYER_MEASURES.items() if each.needs_attention and not eager]
     if measures is None:
         return tuple(name for name in MEASURES if name not in impossible)
-    for name in measures:
+    names = several("measures", measures)
+    for name in names:
         if name not in MEASURES:
             raise ValueError(f"Unknown measure {name!r}: choose from {', '.join(MEASURES)}.")
         if name in impossible:
@@ -178,7 +190,7 @@ def choose_measures(model: PreTrainedModel, measures: Sequence[str] | None) -> t
                 f"The measure {name!r} needs attention maps: load the model with attn_implementation='eager', "
                 f"not {model.config._attn_implementation!r}."
             )
-    return tuple(measures)
+    return names
 
 
 def evaluate_measures(traces: Sequence[LayerTrace], names: Iterable[str]) -> dict[Key, Tensor]:
@@ -213,7 +225,7 @@ def to_rows(moments: Mapping[Key, Moments], grid: tuple[int, int]) -> Iterable[R
 def to_row(name: str, layer: int, point: float | None, moments: Moments) -> Row:
     """The row of a measure at one point, whose moments have one entry."""
     error = float(moments.standard_error)
-    return Row(name, layer, point, float(moments.mean), None if math.isnan(error) else error)
+    return Row(name, layer, point, float(moments.mean), None if math.isnan(error) else error, int(moments.number))
 
 
 def label_of(measure: str) -> str:
@@ -223,6 +235,7 @@ def label_of(measure: str) -> str:
 
 def analysis_table(analysis: Analysis) -> str:
     """A Markdown table of all measures of one number, a row for each layer; curves are left to figures."""
+    require_kind("analysis", analysis, Analysis, "what analyze gave")
     names = [name for name in analysis.measures if MEASURES[name].points is None]
     lines = ["| " + " | ".join(["layer", "tokens", *(name.replace("_", " ") for name in names)]) + " |"]
     lines.append("|" + "---|" * (len(names) + 2))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .figure_files import require_figure_file, whole_file
+from .figure_files import require_figure_file, require_resolution, whole_file
 from .image_trace import ImageTrace, PatchMap, reduced_pixels
 from .pictures import KEPT_CAPTION, choose_layers, draw_input, draw_kept, draw_patches, flowing_panels, kept_title
 
@@ -26,7 +26,7 @@ def require_animation_file(path: str | Path) -> None:
     """Checks, before anything is computed, that an animation can be written.
 
     Raises:
-        ValueError: another format, a folder that does not exist, or an MP4 without ffmpeg.
+        ValueError: what ``require_figure_file`` refuses, or an MP4 without ffmpeg.
         ImportError: matplotlib is not installed.
     """
     require_figure_file(path, FORMATS)
@@ -48,9 +48,11 @@ def save_animation(
         dpi: pixels an inch; a panel's longer side is about 2.3 inches.
 
     Raises:
-        ValueError, ImportError: as for ``require_animation_file`` and ``pictures.plot_grid``.
+        ValueError, ImportError: as for ``require_animation_file`` and ``pictures.plot_grid``; a resolution out of
+            range.
     """
     require_animation_file(path)
+    require_resolution(dpi)
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
     numbers = choose_layers(images, layers)

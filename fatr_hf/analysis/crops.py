@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..baselines.arguments import require_integer, require_kind
 from .images import NamedImage
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ def random_crops(images: Sequence[NamedImage], count: int, seed: int = 0) -> lis
         seed: decides where they lie; the same seed gives the same crops.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count that is no integer of at least 1, or pictures without names.
     """
-    if count < 1:
-        raise ValueError(f"crops={count} must be at least 1.")
-    generator = random.Random(seed)
-    return [image._replace(picture=random_crop(image.picture, generator)) for image in images for _ in range(count)]
+    require_integer("crops", count, least=1)
+    generator, crops = random.Random(seed), []
+    for image in images:
+        require_kind("an image", image, NamedImage, "a NamedImage, as load_images gives them")
+        crops += [image._replace(picture=random_crop(image.picture, generator)) for _ in range(count)]
+    return crops
 
 
 def random_crop(picture: "Image", generator: random.Random) -> "Image":

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+from ..baselines.arguments import require_kind, several
 from .analyze import Analysis, Row
 from .compare import Comparison
 from .figure_files import require_matplotlib
+from .model_inputs import without_class
 from .model_measures import MASS_SHARES, MEASURES
+from .names import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,16 +49,21 @@ def collapse_figure(analyses: Mapping[str, Analysis], measures: Sequence[str] = 
         measures: of one number for each layer; one that no model has is left out.
 
     Raises:
-        ValueError: none of the measures was taken.
+        ValueError: a measure that there is not, or is a curve; none that was taken; or no mapping of analyses.
         ImportError: matplotlib is not installed.
     """
+    require_analyses(analyses)
+    for name in several("measures", measures):
+        if name not in MEASURES or MEASURES[name].points is not None:
+            single = [name for name, each in MEASURES.items() if each.points is None]
+            raise ValueError(f"{name!r} is no measure of one number: choose from {', '.join(single)}.")
     panels = [name for name in measures if any(each.select(name) for each in analyses.values())]
     if not panels:
         raise ValueError(f"None of the measures {', '.join(measures)} was taken: analyze with one of them.")
     figure, axes = new_figure(len(panels))
     for name, panel in zip(panels, axes, strict=True):
         for style, (model, analysis) in zip(line_styles(len(analyses)), analyses.items(), strict=True):
-            draw_rows(panel, analysis.select(name), model, style)
+            draw_rows(panel, analysis.select(name), figure_text(model), style)
         panel.set(xlabel="layer", ylabel=MEASURES[name].label)
     if len(analyses) > 1:
         axes[0].legend(fontsize="small")
@@ -64,6 +72,7 @@ def collapse_figure(analyses: Mapping[str, Analysis], measures: Sequence[str] = 
 
 def comparison_figure(comparison: Comparison) -> "Figure":
     """``collapse_figure`` of the models that were compared."""
+    require_kind("comparison", comparison, Comparison, "what fatr_hf.analysis.compare gave")
     return collapse_figure(comparison.analyses)
 
 
@@ -71,17 +80,17 @@ def spectrum_figure(analyses: Mapping[str, Analysis]) -> "Figure":
     """The spectrum of every layer, a panel for each model, and the highest frequency by layer (figures 1, 3, 7, 8).
 
     Raises:
-        ValueError: a model whose spectrum was not measured.
+        ValueError: a model whose spectrum was not measured, or no mapping of analyses.
         ImportError: matplotlib is not installed.
     """
     require_measures(analyses, ["spectrum"])
     figure, axes = new_figure(len(analyses) + 1)
     for panel, (model, analysis) in zip(axes[:-1], analyses.items(), strict=True):
         draw_spectra(panel, analysis, "spectrum")
-        panel.set(title=model, xlabel="frequency in units of π", ylabel="relative log amplitude")
+        panel.set(title=figure_text(model), xlabel="frequency in units of π", ylabel="relative log amplitude")
     for style, (model, analysis) in zip(line_styles(len(analyses)), analyses.items(), strict=True):
         highest = max(row.point or 0 for row in analysis.select("spectrum"))
-        draw_rows(axes[-1], analysis.select("spectrum", point=highest), f"{model}, {highest:.2g}π", style)
+        draw_rows(axes[-1], analysis.select("spectrum", point=highest), figure_text(f"{model}, {highest:.2g}π"), style)
     axes[-1].set(title="highest frequency", xlabel="layer", ylabel="relative log amplitude")
     axes[-1].legend(fontsize="small")
     return figure
@@ -146,13 +155,16 @@ def noise_figure(rows: Sequence[Row], measure: str = "agreement") -> "Figure":
         measure: ``cosine``, ``divergence``, ``agreement`` or ``accuracy``.
 
     Raises:
-        ValueError: the measure is not among the rows.
+        ValueError: the measure is not among the rows, or what are no rows.
         ImportError: matplotlib is not installed.
     """
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Row) for row in rows):
+        raise ValueError("rows must be what noise_sensitivity gave.")
     chosen = [row for row in rows if row.measure in (f"{measure}_high", f"{measure}_low")]
     if not chosen:
         measured = sorted({row.measure.removesuffix("_high").removesuffix("_low") for row in rows})
-        raise ValueError(f"measure={measure!r} must be one of those that were measured: {', '.join(measured)}.")
+        found = ", ".join(measured) or "none"
+        raise ValueError(f"measure={measure!r} must be one of those that were measured: {found}.")
     scales = sorted({row.point or 0 for row in chosen})
     figure, axes = new_figure(len(scales))
     for panel, scale in zip(axes, scales, strict=True):
@@ -162,11 +174,15 @@ def noise_figure(rows: Sequence[Row], measure: str = "agreement") -> "Figure":
         panel.set(xlabel="layer", ylabel=measure, title=f"noise of {scale:g} times the tokens' deviation")
         panel.sharey(axes[0])
     axes[0].legend(fontsize="small")
+    if measure == "accuracy":
+        images = max(row.images for row in rows if row.measure.startswith("agreement"))
+        figure.supxlabel(without_class(max(row.images for row in chosen), images), fontsize="small")
     return figure
 
 
 def analysis_figures(analysis: Analysis, name: str = "model") -> "dict[str, Figure]":
-    """All figures that an analysis holds the measures for, by name."""
+    """All figures that an analysis holds the measures for, by name; ``name`` is the model's."""
+    require_kind("analysis", analysis, Analysis, "what analyze gave")
     figures = {}
     if analysis.select("spectrum"):
         figures["spectrum"] = spectrum_figure({name: analysis})
@@ -239,8 +255,18 @@ def free_ticks(panel: "Axes") -> None:
     panel.xaxis.set_major_locator(AutoLocator())
 
 
+def require_analyses(analyses: Mapping[str, Analysis]) -> None:
+    """Raises a ValueError for what is no mapping from names to analyses, or an empty one."""
+    require_kind("analyses", analyses, Mapping, "a mapping from names to analyses, such as {'FATR': analysis}")
+    if not analyses:
+        raise ValueError("There are no analyses to draw: give at least one.")
+    for analysis in analyses.values():
+        require_kind("an analysis", analysis, Analysis, "what analyze gave")
+
+
 def require_measures(analyses: Mapping[str, Analysis], measures: Iterable[str]) -> None:
-    """Raises a ValueError where a measure is missing."""
+    """Raises a ValueError where a measure is missing, or for what are no analyses."""
+    require_analyses(analyses)
     for model, analysis in analyses.items():
         for name in measures:
             if not analysis.select(name):

@@ -6,10 +6,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ..baselines.arguments import described, is_number, require_kind
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
+
+LEAST_DPI, MOST_DPI = 10, 2400
+"""Pixels an inch that figures can have."""
 
 
 def require_figure_file(path: str | Path, formats: Sequence[str] = FORMATS) -> None:
@@ -20,15 +25,25 @@ def require_figure_file(path: str | Path, formats: Sequence[str] = FORMATS) -> N
         formats: the suffixes that are allowed.
 
     Raises:
-        ValueError: another format, or a folder that does not exist.
+        ValueError: another format, a folder, or a file in one that does not exist.
         ImportError: matplotlib is not installed.
     """
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"path must be the name of a file, not {described(path)}.")
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} cannot be written: it is a folder.")
     if path.suffix not in formats:
         raise ValueError(f"{path} cannot be written: its name must end in one of {', '.join(formats)}.")
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}.")
     require_matplotlib()
+
+
+def require_resolution(dpi: float) -> None:
+    """Raises a ValueError for pixels an inch with which no letter could be read, or no memory would suffice."""
+    if not is_number(dpi) or not LEAST_DPI <= dpi <= MOST_DPI:
+        raise ValueError(f"dpi={described(dpi)} must be a number of pixels an inch from {LEAST_DPI} to {MOST_DPI}.")
 
 
 def require_matplotlib() -> None:
@@ -46,9 +61,13 @@ def save_figure(figure: "Figure", path: str | Path, dpi: float = 150) -> None:
         dpi: pixels an inch of a PNG, and of pictures inside an SVG or PDF.
 
     Raises:
-        ValueError: another format, or a folder that does not exist.
+        ValueError: what is no figure, a resolution out of range, or what ``require_figure_file`` refuses.
     """
     require_figure_file(path)
+    from matplotlib.figure import Figure
+
+    require_kind("figure", figure, Figure, "a matplotlib.figure.Figure")
+    require_resolution(dpi)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=dpi)
 
@@ -57,7 +76,8 @@ def save_figure(figure: "Figure", path: str | Path, dpi: float = 150) -> None:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Within a ``with`` block the path of an unfinished file, which then takes its name; after an error it is gone."""
     path = Path(path)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as workspace:
+    # The folder's name is short: a long file name has no room for more.
+    with TemporaryDirectory(dir=path.parent, prefix=".writing-") as workspace:
         unfinished = Path(workspace, path.name)
         yield unfinished
         unfinished.replace(path)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..baselines.arguments import described, require_kind, several
 from ..baselines.matched import matched_rivals
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 from .images import NamedImage, to_batch
-from .trace import LayerTrace, trace
+from .trace import LayerTrace, require_traceable, trace
 
 RIVALS = {"random": "random", "evit": "EViT", "tome": "ToMe", "pooling": "pooling"}
 """Names of ``matched_rivals`` that reduce, and how pictures name them."""
@@ -72,8 +73,12 @@ def trace_image(model: PreTrainedModel, image: NamedImage, processor: Any) -> Im
         processor: the model's image processor.
 
     Raises:
-        ValueError: a model that cannot be traced.
+        ValueError: a model that cannot be traced, a picture without a name, or what is no image processor.
     """
+    require_traceable(model)
+    require_kind("image", image, NamedImage, "a NamedImage, such as load_images(path)[0]")
+    if not callable(processor) or isinstance(processor, torch.nn.Module):
+        raise ValueError(f"processor must be the model's image processor, not {described(processor)}.")
     pixel_values = to_batch([image], processor).pixel_values
     layers = trace(model, pixel_values.to(model.device, model.dtype))
     return ImageTrace(image.name, seen_pixels(pixel_values[0], processor), tuple(patch_map(each) for each in layers))
@@ -90,6 +95,9 @@ def trace_rivals(
     Raises:
         ValueError: an unknown name, or a model that cannot be traced.
     """
+    for name in several("names", names):
+        if name not in RIVALS:
+            raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(RIVALS)}.")
     models = {"FATR": model} | {RIVALS[name]: rival for name, rival in matched_rivals(model, names).items()}
     return [trace_image(each, image._replace(name=label), processor) for label, each in models.items()]
 
@@ -113,7 +121,13 @@ def seen_pixels(pixel_values: Tensor, processor: Any) -> Tensor:
 
     Returns:
         (height, width, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: what is no picture's pixel values.
     """
+    if not isinstance(pixel_values, Tensor) or pixel_values.dim() != 3:
+        found = tuple(pixel_values.shape) if isinstance(pixel_values, Tensor) else described(pixel_values)
+        raise ValueError(f"pixel_values must be a tensor (channels, height, width), not {found}.")
     pixels = pixel_values.float().movedim(0, 2)
     if getattr(processor, "do_normalize", False):
         pixels = pixels * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)
@@ -133,8 +147,16 @@ def reduced_pixels(pixels: Tensor, patches: PatchMap) -> Tensor:
 
     Returns:
         (height, width, 3) in [0, 1].
+
+    Raises:
+        ValueError: pixels of another shape, or that do not divide into the patches.
     """
     rows, columns = patches.source.shape
+    if pixels.dim() != 3 or pixels.shape[2] != 3 or pixels.shape[0] % rows or pixels.shape[1] % columns:
+        raise ValueError(
+            f"pixels of the shape {tuple(pixels.shape)} must be (height, width, 3), divisible into {rows} x {columns} "
+            "patches."
+        )
     detail = pixels.unflatten(1, (columns, -1)).unflatten(0, (rows, -1)).transpose(1, 2)
     colours = detail.mean(dim=(2, 3)).flatten(0, 1)
     place = patches.source.flatten() + 1  # 0 is that of dropped patches

@@ -1,6 +1,7 @@
 """Measures of tokens and of attention: energy of high frequencies, rank, likeness, concentration.
 
-Token matrices ``X`` are (batch, tokens, hidden) and measures (batch,), in float32 or better whatever their inputs.
+Token matrices ``X`` are (batch, tokens, hidden), or a ValueError says so, and measures (batch,), in float32 or better
+whatever their inputs.
 ``H_f X = X - 1/N 1 1^T X`` is what is left of ``X`` without the DC signal, the mean over its ``N`` tokens (section 3 of
 arXiv 2511.21477).
 """
@@ -19,9 +20,20 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def token_matrices(tokens: Tensor) -> Tensor:
+    """``widened`` tokens, if they are (batch, tokens, hidden).
+
+    Raises:
+        ValueError: tokens of another shape.
+    """
+    if tokens.dim() != 3:
+        raise ValueError(f"tokens of the shape {tuple(tokens.shape)} must be (batch, tokens, hidden).")
+    return widened(tokens)
+
+
 def high_frequency_energy(tokens: Tensor) -> Tensor:
     """``||H_f X||^2``, Frobenius norm: (batch, tokens, hidden) to (batch,)."""
-    tokens = widened(tokens)
+    tokens = token_matrices(tokens)
     return (tokens - tokens.mean(dim=1, keepdim=True)).square().sum(dim=(1, 2))
 
 
@@ -44,7 +56,7 @@ def singular_values(tokens: Tensor) -> Tensor:
 
     Not-a-number for an image whose tokens are not all finite, as where half precision has overflown.
     """
-    tokens = tokens.double()
+    tokens = token_matrices(tokens).double()
     if tokens.shape[1] > tokens.shape[2]:
         tokens = tokens.transpose(1, 2)
     gram = tokens @ tokens.transpose(1, 2)
@@ -74,8 +86,8 @@ def mean_pairwise_cosine(tokens: Tensor) -> Tensor:
 
     Pairs with a token of zeros count as 0. Not-a-number for a single token, which has no pair.
     """
+    directions = functional.normalize(token_matrices(tokens), dim=2)
     count = tokens.shape[1]
-    directions = functional.normalize(widened(tokens), dim=2)
     # The square of a sum holds every pair twice, and every token with itself once.
     pairs = directions.sum(dim=1).square().sum(dim=1) - directions.square().sum(dim=(1, 2))
     return pairs / (count * (count - 1))
@@ -109,7 +121,12 @@ def column_mass(scores: Tensor, shares: Sequence[float]) -> Tensor:
 
     Returns:
         (batch, shares), each in [0, 1].
+
+    Raises:
+        ValueError: a share out of range.
     """
+    if not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"shares={list(shares)} must lie in (0, 1].")
     scores = widened(scores)
     present = ~scores.isnan()
     ordered = scores.masked_fill(~present, 0).sort(dim=1, descending=True).values
@@ -125,7 +142,12 @@ def highest(scores: Tensor, share: float) -> Tensor:
     Args:
         scores: (batch, tokens), not-a-number where there is no token; of equal ones the first are taken.
         share: in (0, 1); at least one token where any has a score.
+
+    Raises:
+        ValueError: a share out of range.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"share={share} must lie between 0 and 1, both excluded.")
     present = ~scores.isnan()
     counts = (present.sum(dim=1, keepdim=True, dtype=torch.float64) * share + 1e-9).long().clamp(min=1)
     order = scores.masked_fill(~present, -torch.inf).argsort(dim=1, descending=True, stable=True)

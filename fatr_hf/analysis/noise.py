@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..baselines.arguments import described, is_number, require_layers, some
 from .analyze import Moments, Row, to_row
-from .images import Batch, batches
+from .images import Batch
 from .measures import widened
+from .model_inputs import model_batches
 from .model_measures import HIGH_SHARE, chosen_patches
 from .outputs import judge, model_output
-from .trace import LayerTrace, trace
+from .trace import LayerTrace, require_traceable, trace
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -48,20 +50,20 @@ def noise_sensitivity(
         layer without a patch in a token of its own are left out there.
 
     Raises:
-        ValueError: a layer that there is not, a share or scale out of range, or a model without attention maps.
+        ValueError: a layer that there is not, a share or scale out of range, a model without attention maps or that
+            cannot be traced, or data that it cannot take.
     """
+    require_traceable(model)
     depth = len(transformer_layers(model))
-    layers = range(depth) if layers is None else layers
-    for number in layers:
-        if not 0 <= number < depth:
-            raise ValueError(f"layers={list(layers)} must lie between 0 and {depth - 1}; {number} does not.")
-    if not 0 < share < 1:
-        raise ValueError(f"share={share} must lie between 0 and 1, both excluded.")
-    if any(scale < 0 for scale in scales):
-        raise ValueError(f"scales={list(scales)} must be at least 0.")
+    layers = range(depth) if layers is None else require_layers("layers", layers, depth)
+    if not is_number(share) or not 0 < share < 1:
+        raise ValueError(f"share={described(share)} must lie between 0 and 1, both excluded.")
+    scales = some("scales", scales)
+    if not all(is_number(scale) and scale >= 0 for scale in scales):
+        raise ValueError(f"scales={list(scales)} must be finite numbers of at least 0.")
     generator = torch.Generator().manual_seed(seed)
     moments: dict[Key, Moments] = {}
-    for batch in batches(data, batch_size):
+    for batch in model_batches(model, data, batch_size):
         clean = model_output(model, batch.pixel_values)
         for each in trace(model, batch.pixel_values):
             if each.layer in layers:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from .images import Batch
 from .measures import widened
+from .model_inputs import class_numbers, is_classifier, require_pixels
 
 
 @torch.no_grad()
@@ -21,18 +22,17 @@ def model_output(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 
     Returns:
         (batch, features), in float32 or better.
+
+    Raises:
+        ValueError: what is no tensor of pixel values for this model.
     """
+    require_pixels(model, pixel_values)
     outputs: Any = model(pixel_values.to(model.device, model.dtype))
     for name in ("logits", "pooler_output"):
         output = getattr(outputs, name, None)
         if output is not None:
             return widened(output)
     return widened(outputs.last_hidden_state[:, 0])
-
-
-def is_classifier(model: PreTrainedModel) -> bool:
-    """Whether a model's output is logits of its classes."""
-    return hasattr(model, "classifier") and bool(model.config.num_labels)
 
 
 def faithfulness(output: Tensor, reference: Tensor, classifies: bool) -> Mapping[str, Tensor]:
@@ -45,18 +45,30 @@ def faithfulness(output: Tensor, reference: Tensor, classifies: bool) -> Mapping
     Returns:
         ``cosine`` (batch,); of logits also ``divergence``, the Kullback-Leibler divergence in nats of the reference's
         class probabilities from the output's, and ``agreement``, 1 where both name the same class, else 0.
+        Not-a-number where an output is not finite.
     """
     result = {"cosine": functional.cosine_similarity(output, reference, dim=1)}
     if classifies:
         logs, reference_logs = output.log_softmax(dim=1), reference.log_softmax(dim=1)
         result["divergence"] = (reference_logs.exp() * (reference_logs - logs)).sum(dim=1)
-        result["agreement"] = (output.argmax(dim=1) == reference.argmax(dim=1)).float()
+        # Not-a-number would name a class, too.
+        finite = (output + reference).isfinite().all(dim=1)
+        result["agreement"] = (output.argmax(dim=1) == reference.argmax(dim=1)).float().where(finite, torch.nan)
     return result
 
 
 def judge(model: PreTrainedModel, batch: Batch, output: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """``faithfulness`` of a model's outputs, and where there are labels their ``accuracy``, 1 or 0: (batch,) each."""
+    """``faithfulness`` of a model's outputs, and where there are labels their ``accuracy``: (batch,) each.
+
+    Accuracy is 1 or 0, and not-a-number for an image that has no class of the model, or whose output is not finite.
+
+    Raises:
+        ValueError: labels that are no classes of the model.
+    """
     result = dict(faithfulness(output, reference, is_classifier(model)))
-    if batch.labels is not None and is_classifier(model):
-        result["accuracy"] = (output.argmax(dim=1) == batch.labels.to(output.device)).float()
+    labels = class_numbers(model, batch)
+    if labels is not None:
+        labels = labels.to(output.device)
+        counts = (labels >= 0) & output.isfinite().all(dim=1)
+        result["accuracy"] = (output.argmax(dim=1) == labels).float().where(counts, torch.nan)
     return result

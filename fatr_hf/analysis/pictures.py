@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..baselines.arguments import described, require_kind, require_layers
 from .figure_files import require_matplotlib
 from .image_trace import ImageTrace, Lines, PatchMap, boundaries, hatching, reduced_pixels, token_boundaries
+from .names import figure_text, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,18 +50,20 @@ def choose_layers(images: Sequence[ImageTrace], layers: Sequence[int] | None) ->
     """The layers to show: those that were named, or by default those that reduce in the first image's model.
 
     Raises:
-        ValueError: no images, a layer that a model does not have, or no layers.
+        ValueError: no images, what is no trace of one, a layer that a model does not have, or no layers.
     """
     if not images:
         raise ValueError("There are no images to show: give at least one.")
+    if isinstance(images, ImageTrace) or not isinstance(images, Sequence):
+        raise ValueError(f"images must be a list, not {described(images)}: put a single image into brackets.")
+    for image in images:
+        require_kind("an image", image, ImageTrace, "what trace_image gave, or one of what trace_rivals gave")
     if layers is None:
         layers = [each.layer for each in images[0].layers if each.tokens_out < each.tokens_in]
         if not layers:
             raise ValueError("No layer of this model reduces its tokens: name the layers to show.")
     depth = min(len(image.layers) for image in images)
-    if not layers or not all(0 <= layer < depth for layer in layers):
-        raise ValueError(f"layers={list(layers)} must be numbers from 0 to {depth - 1}, at least one.")
-    return list(layers)
+    return list(require_layers("layers", layers, depth))
 
 
 def plot_kept(image: ImageTrace, layers: Sequence[int] | None = None) -> "Figure":
@@ -160,8 +164,9 @@ def draw_input(axes: "Axes", image: ImageTrace) -> None:
     """The picture as the model gets it, with its name at the side."""
     draw_patches(axes, image, image.pixels, f"input:\n{image.tokens} tokens")
     room = int(NAME_DENSITY * panel_size(image)[0])
-    name = image.name if len(image.name) <= room else image.name[: room - 1] + "…"
-    axes.set_ylabel(name, fontsize="medium", fontweight="bold")
+    name = printable(image.name)
+    name = name if len(name) <= room else name[: room - 1] + "…"
+    axes.set_ylabel(figure_text(name), fontsize="medium", fontweight="bold")
 
 
 def draw_kept(axes: "Axes", image: ImageTrace, patches: PatchMap) -> None:

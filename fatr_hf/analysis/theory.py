@@ -2,7 +2,8 @@
 
 ``H_f X`` is a sequence without its mean, ``|H_f X|^2`` its high-frequency energy. ``groups`` (batch, tokens) int64 says
 which tokens one token is to stand for: those with the same label, 0 or more, form a group, and a token that is kept is
-a group of its own; a label below 0 raises a ValueError. All results are in float32 or better.
+a group of its own; labels below 0, or that are no integers of this shape, raise a ValueError. All results are in
+float32 or better.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..baselines.arguments import is_integer
 from ..modeling.token_reduction import pool_windows, take_tokens
 from .measures import high_frequency_energy, widened
 
@@ -95,7 +97,15 @@ def mixing_bound(tokens: Tensor, column_sums: Tensor) -> Tensor:
 
     Returns:
         (batch,).
+
+    Raises:
+        ValueError: column sums that are not one for each token.
     """
+    if column_sums.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"column_sums of the shape {tuple(column_sums.shape)} must be one number for each token of the shape "
+            f"{tuple(tokens.shape)}."
+        )
     return (column_sums * deviation_energies(tokens)).sum(dim=1)
 
 
@@ -196,9 +206,9 @@ def expected_random_energy(tokens: Tensor, keep: int, num_prefix: int = 0) -> Te
     Raises:
         ValueError: ``keep`` is not in 1 to the number of patches.
     """
+    count = checked_patch_count(tokens, keep, num_prefix)
     tokens = widened(tokens)
     prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
-    count = checked_patch_count(tokens, keep, num_prefix)
     variance = high_frequency_energy(patches) / max(count - 1, 1)
     energy = variance * (keep - 1)
     if num_prefix:
@@ -231,9 +241,11 @@ def random_energy_ceiling(tokens: Tensor, window_index: Tensor, keep: int, num_p
 
 def checked_patch_count(tokens: Tensor, keep: int, num_prefix: int) -> int:
     """How many patches there are, if ``keep`` of them can be kept."""
+    if not is_integer(num_prefix) or not 0 <= num_prefix < tokens.shape[1]:
+        raise ValueError(f"num_prefix={num_prefix!r} must leave patches of the {tokens.shape[1]} tokens.")
     count = tokens.shape[1] - num_prefix
-    if not 1 <= keep <= count:
-        raise ValueError(f"keep={keep} must be in 1 to {count}, the number of patches.")
+    if not is_integer(keep) or not 1 <= keep <= count:
+        raise ValueError(f"keep={keep!r} must be an integer in 1 to {count}, the number of patches.")
     return count
 
 
@@ -255,6 +267,11 @@ def group_sizes(groups: Tensor) -> Tensor:
 
 def group_means(tokens: Tensor, groups: Tensor, counts: Tensor | None = None) -> Tensor:
     """The mean of each token's group, weighted by counts if there are any: (batch, tokens, hidden)."""
+    if tokens.dim() != 3 or groups.shape != tokens.shape[:2] or groups.dtype != torch.int64:
+        raise ValueError(
+            f"groups of the shape {tuple(groups.shape)} and {groups.dtype} must be (batch, tokens) int64, and tokens "
+            f"of the shape {tuple(tokens.shape)} (batch, tokens, hidden)."
+        )
     if groups.min() < 0:
         raise ValueError(f"groups holds {groups.min()}: labels must be 0 or more (-1 is a patch without a DC token).")
     windows = math.isqrt(int(groups.max())) + 1  # pool_windows wants a square number of windows

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..baselines.arguments import require_model
 from ..baselines.backbone import BaselinePreTrainedModel
 from ..modeling.fused_projections import is_fused
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 from ..modeling.token_reduction import TokenLayout, take_tokens, token_sources
 from .measures import widened
+from .model_inputs import require_pixels
 
 
 class TokenState(NamedTuple):
@@ -89,18 +91,27 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
             Brought to the model's device and dtype.
 
     Raises:
-        ValueError: a model that is in training, fused, or not a vision transformer over a grid of patches.
+        ValueError: a model that is in training, fused, or not a vision transformer over a grid of patches; or pixel
+            values that are not such a tensor.
     """
-    if model.training:
-        raise ValueError("A model in training mode cannot be analysed: call model.eval() first.")
-    if is_fused(model):
-        raise ValueError("A fused model cannot be analysed: use the model that it was made from.")
+    require_traceable(model)
+    require_pixels(model, pixel_values)
     pixel_values = pixel_values.to(model.device, model.dtype)
     if isinstance(model, FATRViTPreTrainedModel):
         return trace_fatr(model, pixel_values)
     if isinstance(model, BaselinePreTrainedModel):
         return trace_rival(model, pixel_values)
     return trace_unreduced(model, pixel_values)
+
+
+def require_traceable(model: PreTrainedModel) -> None:
+    """Raises a ValueError for what is no model of transformers over patches, is wrapped, in training or fused."""
+    require_model(model)
+    require_patch_size(model.config)
+    if model.training:
+        raise ValueError("A model in training mode cannot be analysed: call model.eval() first.")
+    if is_fused(model):
+        raise ValueError("A fused model cannot be analysed: use the model that it was made from.")
 
 
 @torch.no_grad()
@@ -201,17 +212,27 @@ def patch_grid(config: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: a configuration without a patch size, or an image that does not divide into patches.
     """
+    size = require_patch_size(config)
+    height, width = size if isinstance(size, Iterable) else (size, size)
+    rows, columns = image_size
+    if rows % height or columns % width:
+        raise ValueError(f"pixel_values of {rows} x {columns} pixels do not divide into patches of {height} x {width}.")
+    return rows // height, columns // width
+
+
+def require_patch_size(config: Any) -> Any:
+    """The side of a patch, or both sides, by a model's configuration.
+
+    Raises:
+        ValueError: a configuration without one.
+    """
     size = getattr(config, "patch_size", None)
     if size is None:
         raise ValueError(
             f"A model of type {config.model_type!r} has no patch_size: what can be analysed are vision transformers "
             "whose tokens are a grid of patches (of a model with several towers, its vision tower)."
         )
-    height, width = size if isinstance(size, Iterable) else (size, size)
-    rows, columns = image_size
-    if rows % height or columns % width:
-        raise ValueError(f"pixel_values of {rows} x {columns} pixels do not divide into patches of {height} x {width}.")
-    return rows // height, columns // width
+    return size
 
 
 def require_token_grid(model: PreTrainedModel, states: Any, images: int, grid: tuple[int, int]) -> int:

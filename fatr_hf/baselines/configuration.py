@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
+from ..modeling.configuration_fatr_vit import is_integer
 from ..modeling.token_schedule import per_layer
 
 Grids = Mapping[int, tuple[int, int]] | None
@@ -61,8 +62,8 @@ class BaselineConfig(ViTConfig):
 
     def num_input_tokens(self, image_size: int | Iterable[int] | None = None) -> int:
         """Tokens that enter the first layer, CLS and patches, for height and width in pixels (one number for both)."""
-        height, width = as_pair(self.image_size if image_size is None else image_size)
-        patch_height, patch_width = as_pair(self.patch_size)
+        height, width = as_pair("image_size", self.image_size if image_size is None else image_size)
+        patch_height, patch_width = as_pair("patch_size", self.patch_size)
         return 1 + (height // patch_height) * (width // patch_width)
 
     def tokens_per_layer(self, image_size: int | Iterable[int] | None = None) -> list[int]:
@@ -120,12 +121,14 @@ def refuse_misspelt(cls: type[ViTConfig], kwargs: dict[str, Any]) -> None:
             raise ValueError(f"{cls.__name__} has no field {name!r}: did you mean {close[0]!r}?")
 
 
-def as_pair(size: int | Iterable[int]) -> tuple[int, int]:
-    """Height and width of a size that is given as one number or as both."""
-    height, width = size if isinstance(size, Iterable) else (size, size)
-    return height, width
+def as_pair(name: str, size: int | Iterable[int]) -> tuple[int, int]:
+    """Height and width of a size that is given as one number or as both.
 
-
-def is_integer(value: Any) -> bool:
-    """Whether a value is an integer; True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    Raises:
+        ValueError: another number of values, or what is no integer of at least 1.
+    """
+    sides = list(size) if isinstance(size, Iterable) else [size, size]
+    # While a graph is traced, sides may be symbols, which are no integers.
+    if len(sides) != 2 or any(isinstance(side, (bool, float, str)) or side < 1 for side in sides):
+        raise ValueError(f"{name}={size!r} must be an integer, or height and width, each at least 1.")
+    return sides[0], sides[1]

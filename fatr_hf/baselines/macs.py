@@ -8,6 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from .arguments import require_model
+from .configuration import as_pair
+
 
 def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = None) -> int:
     """Multiply-accumulates of one forward pass over one image: matrix products and convolutions.
@@ -18,7 +21,16 @@ def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = 
     Args:
         model: any transformers vision model that takes ``pixel_values``.
         image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
+
+    Raises:
+        ValueError: what is no such model, or an image size that it cannot take.
     """
+    require_model(model)
+    if getattr(model.config, "image_size", None) is None:
+        raise ValueError(
+            f"{type(model).__name__} takes no images: its configuration has no image_size (of a model with several "
+            "towers, count the vision tower)."
+        )
     config = copy.deepcopy(model.config)
     config._attn_implementation = "eager"
     if hasattr(config, "proportional_attention"):
@@ -26,8 +38,7 @@ def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = 
         config.proportional_attention = False
     with torch.device("meta"):
         twin = type(model)(config).eval()
-    size = config.image_size if image_size is None else image_size
-    height, width = size if isinstance(size, Iterable) else (size, size)
+    height, width = as_pair("image_size", config.image_size if image_size is None else image_size)
     pixel_values = torch.empty(1, config.num_channels, height, width, device="meta")
     interpolation = {} if image_size is None else {"interpolate_pos_encoding": True}
     with FlopCounterMode(display=False) as counter, torch.no_grad():

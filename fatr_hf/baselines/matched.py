@@ -1,5 +1,6 @@
 """Rivals of a model: the same weights, reduced in other ways at about the same cost."""
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification, 
 from ..modeling.budget import schedule_macs
 from ..modeling.configuration_fatr_vit import REDUCTION_FIELDS, FATRViTConfig
 from ..modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel, FATRViTPreTrainedModel
+from .arguments import require_fatr, several
 from .evit import EViTConfig, EViTForImageClassification, EViTModel
 from .macs import closest, count_macs
 from .pooling import PoolingConfig, PoolingForImageClassification, PoolingModel
@@ -34,33 +36,61 @@ def matched_rivals(model: FATRViTPreTrainedModel, names: Iterable[str] = tuple(C
 
     ``unreduced`` is transformers' ViT, ``random`` FATR with a random selection and without parameters of its own. EViT
     and average pooling reduce in the same layers with the same keep ratios; ToMe merges in every layer as many tokens
-    as bring its multiply-accumulates closest to FATR's.
+    as bring its multiply-accumulates closest to FATR's. Rivals hold copies of the weights, so that the model stays as
+    it is whatever becomes of them.
 
     Args:
         model: a FATR classifier or encoder.
         names: of ``CLASSES``.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name or one that is given twice; what is no FATR model, or one with adapters or other
+            weights than a ViT's; rivals other than ``unreduced`` of a model that reduces nothing.
     """
+    names = several("names", names)
+    for name in names:
+        require_rival(model, name)
     return {name: build_rival(model, name) for name in names}
+
+
+def require_rival(model: FATRViTPreTrainedModel, name: str) -> None:
+    """Raises a ValueError for an unknown rival, or a model that has no such rival."""
+    require_fatr(model, "given rivals")
+    if name not in CLASSES:
+        raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(CLASSES)}.")
+    config = model.config
+    if name != "unreduced" and not any(tokens.reduces for tokens in config.token_schedule()):
+        raise ValueError(
+            f"reduction_layers={config.reduction_layers} with keep_ratio={config.keep_ratio} reduces nothing, so the "
+            f"rival {name!r} would reduce nothing either: give a layer that reduces and a keep ratio below 1."
+        )
 
 
 def build_rival(model: FATRViTPreTrainedModel, name: str) -> PreTrainedModel:
     """One of ``matched_rivals``."""
-    if name not in CLASSES:
-        raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(CLASSES)}.")
+    require_rival(model, name)
     config_class, encoder_class, classifier_class = CLASSES[name]
-    config = config_class.from_dict(stock_fields(model.config), **rival_fields(model.config, name))
+    # A copy, so that no list of the one configuration is in the other.
+    config = config_class.from_dict(stock_fields(model.config), **copy.deepcopy(rival_fields(model.config, name)))
     config._attn_implementation = model.config._attn_implementation
     rival: Any
-    with torch.device(model.device):
+    # Nothing is drawn: the caller's random state stays as it is.
+    with torch.device("meta"):
         if isinstance(model, FATRViTForImageClassification):
             rival = classifier_class(config)
         else:
-            rival = encoder_class(config, add_pooling_layer=model.base_model.pooler is not None)
-    weights = {key: value for key, value in model.state_dict().items() if not key.endswith(OWN_PARAMETERS)}
-    rival.to(model.dtype).load_state_dict(weights)
+            encoder: Any = model.base_model
+            has_mask = encoder.embeddings.mask_token is not None
+            rival = encoder_class(config, add_pooling_layer=encoder.pooler is not None, use_mask_token=has_mask)
+    own = model.state_dict().items()
+    weights = {key: value.detach().clone() for key, value in own if not key.endswith(OWN_PARAMETERS)}
+    others = sorted(weights.keys() ^ rival.state_dict().keys())
+    if others:
+        raise ValueError(
+            f"The model has other weights than a ViT's, such as {others[0]}: merge its adapters first; of a quantised "
+            "model there are no rivals."
+        )
+    rival.load_state_dict(weights, assign=True)
     return rival.eval()
 
 

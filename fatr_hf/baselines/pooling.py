@@ -47,8 +47,8 @@ class PoolingConfig(LayerwiseBaselineConfig):
 
     def input_grid(self, image_size: int | Iterable[int] | None = None) -> Grid:
         """Rows and columns of patches, for height and width in pixels (one number for both)."""
-        height, width = as_pair(self.image_size if image_size is None else image_size)
-        patch_height, patch_width = as_pair(self.patch_size)
+        height, width = as_pair("image_size", self.image_size if image_size is None else image_size)
+        patch_height, patch_width = as_pair("patch_size", self.patch_size)
         return height // patch_height, width // patch_width
 
     def grid_per_layer(self, image_size: int | Iterable[int] | None = None) -> list[Grid]:
@@ -64,7 +64,7 @@ class PoolingConfig(LayerwiseBaselineConfig):
         for layer in range(self.num_hidden_layers):
             if layer in layers:
                 step = layers.index(layer)
-                given = None if self.grids is None else as_pair(self.grids[step])
+                given = None if self.grids is None else as_pair("grids", self.grids[step])
                 rows, columns = given or pooled_grid(full, math.prod(ratios[: step + 1]))
                 grid = (min(grid[0], rows), min(grid[1], columns))
             grids.append(grid)

@@ -14,11 +14,12 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
+from ..modeling.configuration_fatr_vit import is_integer
 from ..modeling.frequency_attention import append_dc_size
 from ..modeling.token_reduction import take_tokens, without_autocast
 from ..modeling.token_schedule import per_layer
 from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel
-from .configuration import BaselineConfig, Grids, is_integer
+from .configuration import BaselineConfig, Grids
 
 
 @strict

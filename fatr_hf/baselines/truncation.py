@@ -10,8 +10,9 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
+from ..modeling.configuration_fatr_vit import is_integer
 from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
-from .configuration import BaselineConfig, Grids, is_integer
+from .configuration import BaselineConfig, Grids
 
 
 @strict

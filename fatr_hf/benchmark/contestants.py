@@ -1,7 +1,8 @@
 """The models that are compared: same backbone and same weights where names agree, by name."""
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from ..baselines import matched
+from ..baselines.arguments import some
 from ..baselines.macs import count_macs
 from ..modeling import FATRViTForImageClassification
 from ..modeling.fused_projections import fuse_projections
@@ -130,25 +132,33 @@ def cached_macs(name: str, setting: Setting) -> int:
         return count_macs(KINDS[name].build(setting))
 
 
-def require_known(names: Sequence[str]) -> None:
-    """Checks the names of contestants.
+def require_known(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of contestants as a tuple.
 
     Raises:
         ValueError: an unknown name, one given twice, or none.
     """
-    for name in names:
+    chosen = some("names", names)
+    for name in chosen:
         if name not in KINDS:
             raise ValueError(f"Unknown contestant {name!r}: choose from {', '.join(KINDS)}.")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"Give at least one contestant, and each once, not {', '.join(names) or 'none'}.")
+    return chosen
 
 
 def build_contestants(names: Iterable[str], setting: Setting, device: torch.device) -> list[Contestant]:
     """Builds contestants whose weights are the stock model's, drawn from the setting's seed, where names agree."""
-    torch.manual_seed(setting.seed)
-    with torch.device(device):
-        weights = build_stock(setting).state_dict()
-    return [build_contestant(name, setting, device, weights) for name in names]
+    with seeded(setting, device):
+        with torch.device(device):
+            weights = build_stock(setting).state_dict()
+        return [build_contestant(name, setting, device, weights) for name in names]
+
+
+@contextmanager
+def seeded(setting: Setting, device: torch.device) -> Iterator[None]:
+    """Draws from a setting's seed within a ``with`` block, and leaves the caller's random state as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(setting.seed)
+        yield
 
 
 def build_contestant(name: str, setting: Setting, device: torch.device, weights: dict[str, Tensor]) -> Contestant:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 
+from ..baselines.arguments import described, require_kind
+
 
 def describe_machine(device: torch.device) -> dict[str, str | int | None]:
     """Device, processor, threads and versions: plain values, without a date."""
+    require_device(device)
     return {
         "device": device_name(device),
         "device_type": device.type,
@@ -59,9 +62,14 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"There is no device {name!r} here: {reason}") from error
+        raise ValueError(f"There is no device {described(name)} here: {reason}") from error
     if device.type == "meta":
         raise ValueError("device='meta' computes nothing that could be timed: give another, such as 'cpu'.")
     return device
+
+
+def require_device(device: torch.device) -> None:
+    """Raises a ValueError for what is no device, as where only its name is given."""
+    require_kind("device", device, torch.device, "a torch.device, such as choose_device('cpu')")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ..analysis.curves import COLOURS, MARKERS
 from ..analysis.figure_files import require_figure_file, save_figure
+from ..analysis.names import figure_text
+from ..baselines.arguments import require_kind
 from .contestants import KINDS
 from .results import Comparison
 from .settings import Setting
@@ -15,9 +17,13 @@ def plot_throughput(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draws images per second over the batch size, a line for each contestant.
 
     Raises:
-        ValueError, ImportError: see ``require_figure_file``.
+        ValueError, ImportError: see ``require_figure_file``; no comparisons.
     """
     require_figure_file(path)
+    if not isinstance(comparisons, Sequence) or not comparisons:
+        raise ValueError("comparisons must be a list of at least one comparison.")
+    for comparison in comparisons:
+        require_kind("a comparison", comparison, Comparison, "what fatr_hf.benchmark.compare gave")
     from matplotlib.figure import Figure
 
     panels: dict[Setting, list[Comparison]] = {}
@@ -26,7 +32,7 @@ def plot_throughput(comparisons: Sequence[Comparison], path: Path) -> None:
     figure = Figure(figsize=(5.5 * len(panels), 4.5), layout="constrained")
     for number, (setting, members) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), number + 1)
-        axes.set_title(setting.label.replace("batch 1, ", ""), fontsize="medium")
+        axes.set_title(figure_text(setting.label.replace("batch 1, ", "")), fontsize="medium")
         for place, (name, kind) in enumerate(KINDS.items()):
             points = [(each.setting.batch_size, each.images_per_second(name)) for each in members if each.find(name)]
             if points:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ..baselines.arguments import described, is_number, require_kind, require_positive
 from ..modeling import LayerTokens
 from .results import Comparison, Measurement, Report
 
@@ -19,7 +20,19 @@ class ModelCost(NamedTuple):
 
 
 def results_table(costs: Sequence[ModelCost], schedule: Sequence[LayerTokens]) -> str:
-    """A Markdown table of models, the first being what the others are compared with, and the tokens of each layer."""
+    """A Markdown table of models, the first being what the others are compared with, and the tokens of each layer.
+
+    Raises:
+        ValueError: no costs or no schedule, an accuracy that is no share, or a speed that is not above 0.
+    """
+    for name, values, kind in (("costs", costs, ModelCost), ("schedule", schedule, LayerTokens)):
+        if not isinstance(values, Sequence) or not values or not all(isinstance(each, kind) for each in values):
+            raise ValueError(f"{name} must be a list of at least one {kind.__name__}.")
+    for cost in costs:
+        if not is_number(cost.accuracy) or not 0 <= cost.accuracy <= 1:
+            raise ValueError(f"accuracy={described(cost.accuracy)} of {cost.name} must be a share in [0, 1].")
+        require_positive(f"images_per_second of {cost.name}", cost.images_per_second)
+        require_positive(f"macs of {cost.name}", cost.macs)
     first = costs[0]
     lines = ["| model | top-1 | multiply-accumulates | images/s | speed |", "|---|---|---|---|---|"]
     lines += [
@@ -33,6 +46,7 @@ def results_table(costs: Sequence[ModelCost], schedule: Sequence[LayerTokens]) -
 
 def comparison_table(comparison: Comparison) -> str:
     """A Markdown section: the setting, a row for each contestant, the tokens of FATR's layers and any notes."""
+    require_kind("comparison", comparison, Comparison, "what fatr_hf.benchmark.compare gave")
     header = ["contestant", "ms", "spread", "images/s", "speed", "of bound", "MACs", "peak memory"]
     rows = [contestant_row(comparison, each) for each in comparison.measurements]
     lines = [f"## {comparison.setting.label}", "", markdown_table(header, rows)]

@@ -66,7 +66,13 @@ class Comparison:
         return self.ratio(name, name, lambda each, _: 1e3 * self.setting.batch_size / each.timing.median)
 
     def figure(self, figure: str, name: str) -> float | None:
-        """One of ``FIGURES`` for a contestant; None where it or what it is compared with was not measured."""
+        """One of ``FIGURES`` for a contestant; None where it or what it is compared with was not measured.
+
+        Raises:
+            ValueError: a figure that is not one of ``FIGURES``.
+        """
+        if figure not in FIGURES:
+            raise ValueError(f"Unknown figure {figure!r}: choose from {', '.join(FIGURES)}.")
         if figure == "speedup":
             return self.ratio(name, "stock", speed_ratio)
         if figure == "share_of_bound":

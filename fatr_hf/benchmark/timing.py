@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from statistics import median, quantiles
@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from ..baselines.arguments import described, is_number, require_integer, require_kind
+from .machine import require_device
 
 
 class Timing(NamedTuple):
@@ -51,10 +54,13 @@ def time_in_turn(
             the warm-up, and counts the mean. 0 calls it once.
 
     Raises:
-        ValueError: fewer than one round.
+        ValueError: fewer than one round, or what are no functions by name, no device or no numbers.
     """
-    if rounds < 1 or warmup < 0:
-        raise ValueError(f"rounds={rounds} must be at least 1, and warmup={warmup} at least 0.")
+    require_rounds(rounds, warmup, sample_milliseconds)
+    require_kind("tasks", tasks, Mapping, "a mapping from names to functions")
+    if not tasks or not all(map(callable, tasks.values())):
+        raise ValueError(f"tasks must hold at least one function, each by its name, not {dict(tasks)}.")
+    require_device(device)
     measure = time_on_cuda if device.type == "cuda" else time_on_host
     samples: dict[str, list[float]] = {name: [] for name in tasks}
     calls = dict.fromkeys(tasks, 1)
@@ -68,6 +74,14 @@ def time_in_turn(
                 elif turn == -1 and sample_milliseconds:
                     calls[name] = max(1, math.ceil(sample_milliseconds / max(milliseconds, 1e-3)))
     return {name: Timing(tuple(times)) for name, times in samples.items()}
+
+
+def require_rounds(rounds: int, warmup: int, sample_milliseconds: float) -> None:
+    """Raises a ValueError for fewer than one round, or values that are no such numbers."""
+    require_integer("rounds", rounds, least=1)
+    require_integer("warmup", warmup, least=0)
+    if not is_number(sample_milliseconds) or sample_milliseconds < 0:
+        raise ValueError(f"sample_milliseconds={described(sample_milliseconds)} must be a finite number of at least 0.")
 
 
 def time_on_cuda(device: torch.device, task: Callable[[], object], calls: int) -> float:
@@ -121,13 +135,25 @@ def cpu_threads(number: int | None) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     if number is not None:
-        if number < 1:
-            raise ValueError(f"Nothing can be computed on {number} threads: give 1 or more.")
+        require_integer("threads", number, least=1)
         torch.set_num_threads(number)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def evaluation_mode(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Within a ``with`` block models are in evaluation mode; afterwards every part of them is in its own again."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def compare_throughput(
@@ -136,14 +162,22 @@ def compare_throughput(
     """Median images per second of each model in inference, in interleaved rounds.
 
     Args:
-        models: models on the device of ``pixel_values``.
+        models: models by name on the device of ``pixel_values``; timed in evaluation mode, and left in theirs.
         pixel_values: (batch, channels, height, width).
         repeats: rounds that count; every round times each model once.
         warmup: rounds before them.
+
+    Raises:
+        ValueError: no models, pixel values that are no batch of images, or fewer than one round.
     """
+    require_kind("models", models, Mapping, "a mapping from names to models, such as {'FATR': model}")
     for model in models.values():
-        model.eval()
+        require_kind("a model", model, nn.Module, "a torch.nn.Module")
+    require_kind("pixel_values", pixel_values, Tensor, "a tensor (images, channels, height, width)")
+    if pixel_values.dim() != 4 or not len(pixel_values):
+        shape = tuple(pixel_values.shape)
+        raise ValueError(f"pixel_values of the shape {shape} must be (images, channels, height, width), at least one.")
     tasks = {name: partial(model, pixel_values) for name, model in models.items()}
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluation_mode(models.values()):
         timings = time_in_turn(tasks, pixel_values.device, repeats, warmup)
     return {name: 1e3 * pixel_values.shape[0] / timing.median for name, timing in timings.items()}

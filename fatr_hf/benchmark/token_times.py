@@ -8,8 +8,10 @@ from torch import nn
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
+from ..baselines.arguments import require_kind
 from ..modeling import LayerTokens
 from .compare import Protocol
+from .contestants import seeded
 from .settings import Setting, require_support
 from .timing import Timing, time_in_turn
 from .token_multiple import NEARBY, LayerTimes, Suggestion, suggest
@@ -27,8 +29,10 @@ def suggest_multiple(setting: Setting, device: torch.device, protocol: Protocol)
         protocol: how often; the counts are timed in turn.
 
     Raises:
-        ValueError: the device does not support the setting.
+        ValueError: the device does not support the setting, or arguments of other kinds.
     """
+    require_support(setting, device)
+    require_kind("protocol", protocol, Protocol, "a Protocol, such as default_protocol(device)")
     schedules = feasible_schedules(setting)
     return suggest(schedules, time_layers(setting, counts_to_time(schedules), device, protocol))
 
@@ -67,17 +71,17 @@ def time_layers(
         ValueError: the device does not support the setting.
     """
     require_support(setting, device)
-    torch.manual_seed(setting.seed)
     config = ViTConfig(**setting.size.fields)
     config._attn_implementation = "sdpa"
-    with torch.device(device):
-        layer = ViTLayer(config).to(setting.torch_dtype).eval()
+    with seeded(setting, device):
+        with torch.device(device):
+            layer = ViTLayer(config).to(setting.torch_dtype).eval()
+        batch, hidden, dtype = setting.batch_size, setting.size.hidden_size, setting.torch_dtype
+        inputs = {count: torch.randn(batch, count, hidden, device=device, dtype=dtype) for count in counts}
     attention = nn.Sequential(layer.layernorm_before, layer.attention)
     mlp = nn.Sequential(layer.layernorm_after, layer.mlp)
     tasks = {}
-    for count in counts:
-        shape = (setting.batch_size, count, setting.size.hidden_size)
-        hidden_states = torch.randn(shape, device=device, dtype=setting.torch_dtype)
+    for count, hidden_states in inputs.items():
         tasks[f"attention {count}"] = partial(attention, hidden_states)
         tasks[f"mlp {count}"] = partial(mlp, hidden_states)
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from fatr_hf.analysis.analyze import analyze
 from fatr_hf.baselines import (
     EViTConfig,
     EViTForImageClassification,
@@ -89,3 +90,9 @@ def family(request, make_model):
 def rival(request, make_model):
     """Every rival in turn."""
     return make_model(request.param)
+
+
+@pytest.fixture
+def analysis(make_model):
+    """Of an unreduced model on two images."""
+    return analyze(make_model("vit"), torch.randn(2, 3, 32, 32))

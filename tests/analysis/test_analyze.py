@@ -115,7 +115,7 @@ def test_a_single_token_has_no_pair_and_no_energy(make_model, images):
 
 def test_images_for_which_a_measure_is_undefined_are_left_out(make_model, images):
     model = make_model("vit")
-    images[3] = float("nan")
+    images[3] = 3e38  # finite, and its tokens are not
     others = torch.cat([images[:3], images[4:]])
     with_it, without = analyze(model, images, batch_size=4), analyze(model, others, batch_size=5)
     assert (with_it.images, without.images) == (IMAGES, IMAGES - 1)
@@ -221,10 +221,10 @@ def test_json_gives_the_analysis_back(model, images):
 
 def test_select():
     rows = (
-        Row("spectrum", 0, 0.0, 1.0, None),
-        Row("spectrum", 0, 0.5, 2.0, None),
-        Row("spectrum", 1, 0.0, 3.0, None),
-        Row("stable_rank", 0, None, 4.0, None),
+        Row("spectrum", 0, 0.0, 1.0, None, 1),
+        Row("spectrum", 0, 0.5, 2.0, None, 1),
+        Row("spectrum", 1, 0.0, 3.0, None, 1),
+        Row("stable_rank", 0, None, 4.0, None, 1),
     )
     analysis = Analysis(1, (5, 5), rows)
     assert analysis.measures == ("spectrum", "stable_rank")
@@ -238,9 +238,9 @@ def test_select():
 
 def test_table_has_a_row_for_each_layer():
     rows = (
-        Row("spectrum", 0, 0.5, 2.0, None),
-        Row("stable_rank", 0, None, 4.0, 0.1),
-        Row("collapse_ratio", 0, None, 0.123456, None),
+        Row("spectrum", 0, 0.5, 2.0, None, 1),
+        Row("stable_rank", 0, None, 4.0, 0.1, 1),
+        Row("collapse_ratio", 0, None, 0.123456, None, 1),
     )
     lines = analysis_table(Analysis(1, (5, 3), rows)).splitlines()
     assert lines == [

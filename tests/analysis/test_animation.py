@@ -53,7 +53,7 @@ def test_what_cannot_be_written_is_refused(monkeypatch, tmp_path, name, words):
 def test_a_failure_leaves_the_earlier_file(trace, tmp_path):
     path = tmp_path / "kept.gif"
     path.write_text("earlier")
-    with pytest.raises(ValueError, match="numbers from 0 to 3"):
+    with pytest.raises(ValueError, match="integers from 0 to 3"):
         save_animation([trace], path, layers=[9])
     assert [each.name for each in tmp_path.iterdir()] == ["kept.gif"]
     assert path.read_text() == "earlier"

@@ -32,7 +32,8 @@ def models(make_sharp_fatr):
 
 
 def with_error(values):
-    return pytest.approx((np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))), rel=1e-4, abs=1e-6)
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    return pytest.approx((np.mean(values), error, len(values)), rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [3, 32], ids="batches-of-{}".format)
@@ -145,6 +146,7 @@ def test_what_analyze_refuses_is_refused(models, images):
     models["FATR"].train()
     with pytest.raises(ValueError, match="training mode"):
         compare(models, images)
+    models["FATR"].eval()
     with pytest.raises(ValueError, match="There are no images"):
         compare(models, [])
 
@@ -159,7 +161,7 @@ def test_json_gives_the_comparison_back(models, images):
 
 
 def last_row(measure, layer, mean, error):
-    return Row(measure, layer, None, mean, error)
+    return Row(measure, layer, None, mean, error, 2)
 
 
 def test_table():
@@ -167,11 +169,11 @@ def test_table():
         2, (65, 65, 65), (last_row("effective_rank", 1, 9.0, 0.1), last_row("effective_rank", 2, 20.12345, 0.25))
     )
     reduced = Analysis(2, (65, 40), (last_row("effective_rank", 1, 10.0, None),))
-    answers = {"cosine": Figure(1.0, 0.0), "agreement": Figure(1.0, None)}
+    answers = {"cosine": Figure(1.0, 0.0, 2), "agreement": Figure(1.0, None, 1)}
     comparison = Comparison(
         (
             Contender("unreduced", 4_000_000, answers, unreduced),
-            Contender("FATR", 2_600_000, answers | {"cosine": Figure(0.98765, 0.01234)}, reduced),
+            Contender("FATR", 2_600_000, answers | {"cosine": Figure(0.98765, 0.01234, 2)}, reduced),
             Contender("broken", 1_000_000, {}, Analysis(2, (65, 1), ())),
         )
     )
@@ -181,6 +183,8 @@ def test_table():
         "| unreduced | 4.0 M (1.00) | 1 ± 0 | 1 | 65 | 20.12 ± 0.25 |",
         "| FATR | 2.6 M (0.65) | 0.9877 ± 0.012 | 1 | 40 | 10 |",
         "| broken | 1.0 M (0.25) |  |  | 1 |  |",
+        "",
+        "broken: the outputs of 2 of 2 images are NaN or infinite.",
     ]
 
 
@@ -189,9 +193,10 @@ def test_models_of_other_depth_and_broken_ones_stand_in_the_table(models, make_m
     with torch.no_grad():
         models["broken"].vit.layers[3].mlp.fc2.bias.fill_(torch.nan)
     comparison = compare(models, Batch(images, LABELS), ["effective_rank", "pairwise_cosine"])
-    # Not-a-number names a class, too; the other questions have no answer.
-    assert {"cosine", "divergence"}.isdisjoint(comparison.contenders[-1].answers)
-    *_, shallow, broken = comparison_table(comparison).splitlines()
+    # Not-a-number names a class, too, which is no answer.
+    assert comparison.contenders[-1].answers == {}
+    *_, shallow, broken, _, note = comparison_table(comparison).splitlines()
+    assert note == "broken: the outputs of 7 of 7 images are NaN or infinite."
     assert shallow.count("±") == 6
     assert broken.endswith("|  |  |")
     assert Comparison.from_json(comparison.to_json()) == comparison

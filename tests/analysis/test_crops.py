@@ -37,5 +37,5 @@ def test_the_seed_decides(pictures):
 
 
 def test_no_crops_are_refused(pictures):
-    with pytest.raises(ValueError, match="crops=0 must be at least 1"):
+    with pytest.raises(ValueError, match="crops=0 must be an integer of at least 1"):
         random_crops(pictures, 0)

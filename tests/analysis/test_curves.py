@@ -39,7 +39,7 @@ def test_lines_differ_without_colour(analysis):
 
 
 def test_bands_are_one_standard_error():
-    rows = (Row("stable_rank", 0, None, 2.0, 0.5), Row("stable_rank", 1, None, 3.0, None))
+    rows = (Row("stable_rank", 0, None, 2.0, 0.5, 9), Row("stable_rank", 1, None, 3.0, None, 1))
     figure = curves.collapse_figure({"model": Analysis(1, (5, 5), rows)})
     [band] = figure.axes[0].collections
     corners = band.get_paths()[0].vertices

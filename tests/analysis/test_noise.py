@@ -137,12 +137,12 @@ def test_noise_is_finite_in_half_precision(make_model, pixel_values):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": [0, 4]}, r"layers=\[0, 4\] must lie between 0 and 3; 4 does not"),
-        ({"layers": [-1]}, r"layers=\[-1\] must lie between 0 and 3; -1 does not"),
+        ({"layers": [0, 4]}, r"layers=\[0, 4\] must be integers from 0 to 3; 4 is not"),
+        ({"layers": [-1]}, r"layers=\[-1\] must be integers from 0 to 3; -1 is not"),
         ({"share": 0.0}, "share=0.0 must lie between 0 and 1"),
         ({"share": 1.0}, "share=1.0 must lie between 0 and 1"),
-        ({"scales": [1, -1]}, r"scales=\[1, -1\] must be at least 0"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"scales": [1, -1]}, r"scales=\[1, -1\] must be finite numbers of at least 0"),
+        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
     ],
     ids=["layer", "negative-layer", "no-share", "whole-share", "scale", "batch-size"],
 )
@@ -159,5 +159,5 @@ def test_models_without_maps_or_layers_are_refused(make_model, pixel_values):
     ):
         noise_sensitivity(model, pixel_values)
     resnet = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
-    with pytest.raises(ValueError, match=r"ResNetModel has no list of .* layers to put noise into"):
+    with pytest.raises(ValueError, match="A model of type 'resnet' has no patch_size"):
         noise_sensitivity(resnet, pixel_values)

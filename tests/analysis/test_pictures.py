@@ -186,7 +186,7 @@ def test_no_texts_overlap(height, width):
 
 @pytest.mark.parametrize(
     ("layers", "words"),
-    [([4], r"layers=\[4\] must be numbers from 0 to 3"), ([-1], "numbers from 0 to 3"), ([], "at least one")],
+    [([4], r"layers=\[4\] must be integers from 0 to 3"), ([-1], "integers from 0 to 3"), ([], "at least one")],
     ids=["too high", "negative", "none"],
 )
 def test_layers_that_do_not_exist_are_refused(trace, layers, words):

@@ -31,7 +31,7 @@ def result():
         Trial(1, SCHEDULE._replace(keep_ratio=(0.5, 0.5)), 400, 0.4, 0.95),
         Trial(3, SCHEDULE._replace(dc_windows=(1, 1)), 700, 0.7, 0.97),
     )
-    return SearchResult("macs", "cosine", 20, 1000, 1.0, trials, (PrunedTrial(2, SCHEDULE, "Too slow."),))
+    return SearchResult("macs", "cosine", 20, 0, 1000, 1.0, trials, (PrunedTrial(2, SCHEDULE, "Too slow."),))
 
 
 @pytest.mark.parametrize("quality", ["cosine", "divergence"])
@@ -50,7 +50,7 @@ def test_the_front_holds_all_that_no_other_beats(quality, seed):
 
 
 def test_the_best_at_a_cost_is_the_best_of_all_that_cost_no_more():
-    result = SearchResult("macs", "cosine", 20, 1000, 1.0, make_trials())
+    result = SearchResult("macs", "cosine", 20, 0, 1000, 1.0, make_trials())
     for share in (0.3, 0.55, 0.9):
         affordable = [trial.quality for trial in result.trials if trial.cost <= share]
         assert result.best_at(share).quality == max(affordable)
@@ -84,7 +84,7 @@ def test_the_call_loads_the_schedule(stock, tmp_path):
 
 
 def test_a_check_says_what_was_compared():
-    check = ScheduleCheck("tome", "cosine", 20, 5, 0.64, 0.63, 0.99, 0.98, 0.7, 0.2, 0.01, (0.005, 0.015))
+    check = ScheduleCheck("tome", "cosine", 20, 0, 5, 0.64, 0.63, 0.99, 0.98, 0.7, 0.2, 0.01, (0.005, 0.015))
     words = check_text(check)
     for part in (
         "20 other images",

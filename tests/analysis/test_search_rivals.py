@@ -59,11 +59,11 @@ def test_a_model_with_parameters_of_its_own_has_rivals(make_fatr, images):
 
 def test_a_check_compares_with_tome_at_the_same_cost(model, images):
     check = check_schedule(model, SCHEDULE, images, quality="cosine", batch_size=5)
-    examples = load_examples(model, images, 12)
+    examples = load_examples(model, images, 12, "cosine")
     with scheduled(model, SCHEDULE):
-        values = image_qualities(model, examples, "cosine")
+        values = image_qualities(model, examples)
         tome = matched_rivals(model, ["tome"])["tome"]
-    others = image_qualities(tome, examples, "cosine")
+    others = image_qualities(tome, examples)
     assert check.schedule_quality == pytest.approx(values.mean().item(), abs=1e-6)
     assert check.rival_quality == pytest.approx(others.mean().item(), abs=1e-6)
     assert check.difference == pytest.approx((values - others).mean().item(), abs=1e-6)

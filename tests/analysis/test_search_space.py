@@ -177,7 +177,7 @@ def test_layers_that_the_model_does_not_have_are_refused():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"windows": [0, 1]}, "must be integers of at least 1"),
+        ({"windows": [0, 1]}, "windows=0 must be an integer of at least 1"),
         ({"windows": []}, "windows must hold at least one value"),
         ({"token_multiples": ()}, "token_multiples must hold at least one value"),
         ({"size_exponents": (0.5, 2.0)}, r"size_exponents=\[0.5, 2.0\] must lie in \[0, 1\]"),

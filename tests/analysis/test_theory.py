@@ -411,9 +411,9 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="groups holds -1: labels must be 0 or more"):
         theory.pooling_loss(TOKENS[:1], torch.tensor([[-1] * COUNT]))
     for keep in (0, 10):
-        with pytest.raises(ValueError, match=f"keep={keep} must be in 1 to 9"):
+        with pytest.raises(ValueError, match=f"keep={keep} must be an integer in 1 to 9"):
             theory.expected_random_energy(TOKENS, keep, num_prefix=1)
-        with pytest.raises(ValueError, match=f"keep={keep} must be in 1 to 9"):
+        with pytest.raises(ValueError, match=f"keep={keep} must be an integer in 1 to 9"):
             theory.random_energy_ceiling(TOKENS, torch.zeros(IMAGES, 9), keep, num_prefix=1)
 
 

@@ -120,10 +120,13 @@ def test_reduction_is_the_models(make_fatr):
     assert matched_rivals(fatr, ["evit"])["evit"].config.keep_ratio == 0.25
 
 
-def test_a_model_that_reduces_nothing_has_rivals_that_reduce_nothing(make_fatr, pixel_values):
-    fatr = make_fatr(keep_ratio=1.0)
-    for rival in matched_rivals(fatr, WITHOUT_TOME).values():
-        torch.testing.assert_close(rival(pixel_values).logits, fatr(pixel_values).logits, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("fields", [{"keep_ratio": 1.0}, {"reduction_layers": [], "dc_windows": []}], ids=str)
+def test_a_model_that_reduces_nothing_has_no_rivals_but_the_unreduced_model(make_fatr, fields):
+    fatr = make_fatr(**fields)
+    assert list(matched_rivals(fatr, ["unreduced"])) == ["unreduced"]
+    for name in ("random", "evit", "tome", "pooling"):
+        with pytest.raises(ValueError, match=f"reduces nothing, so the rival '{name}' would reduce nothing either"):
+            matched_rivals(fatr, [name])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

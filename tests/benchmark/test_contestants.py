@@ -101,5 +101,5 @@ def test_drawn_parameters_depend_on_name_and_seed(contestants):
 
 @pytest.mark.parametrize("names", [["fatr", "abacus"], ["fatr", "fatr"], []])
 def test_names_are_checked(names):
-    with pytest.raises(ValueError, match=r"abacus|at least one"):
+    with pytest.raises(ValueError, match=r"abacus|at least one|'fatr' is there twice"):
         require_known(names)

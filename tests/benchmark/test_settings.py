@@ -33,7 +33,7 @@ def test_unknown_size(text):
         ({"dtype": "int8"}, "Unknown dtype 'int8'"),
         ({"execution": "fast"}, "Unknown execution"),
         ({"task": "sleep"}, "Unknown task"),
-        ({"batch_size": 0}, "batch size"),
+        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
         ({"task": "training", "dtype": "float16"}, "loss scaling"),
     ],
 )

@@ -48,7 +48,7 @@ def test_median_and_interquartile_range():
 
 @pytest.mark.parametrize("changes", [{"rounds": 0}, {"warmup": -1}])
 def test_rounds_are_checked(tasks, cpu, changes):
-    with pytest.raises(ValueError, match="rounds="):
+    with pytest.raises(ValueError, match=r"(rounds=0|warmup=-1) must be an integer of at least"):
         time_in_turn(tasks, cpu, **changes)
 
 
@@ -57,5 +57,5 @@ def test_threads_are_put_back():
     with cpu_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-    with pytest.raises(ValueError, match="0 threads"), cpu_threads(0):
+    with pytest.raises(ValueError, match="threads=0 must be an integer"), cpu_threads(0):
         pass

@@ -123,7 +123,7 @@ def test_scores_of_another_vision_transformer(invoke, dinov2_folder, pictures, d
         (["--json", "missing/kept.json"], "there is no folder missing"),
         (["--kind", "scores", "--output", "scores.gif"], "Scores are drawn as one of .png, .svg, .pdf"),
         (["--layers", "three"], "'three' is no list of layers"),
-        (["--layers", "12"], "must be numbers from 0 to 3"),
+        (["--layers", "12"], "must be integers from 0 to 3"),
         (["--keep-ratio", "3"], "keep_ratio=3.0 must lie in (0, 1]"),
         (["--preset", "local"], "a preset is for a checkpoint that is not"),
     ],

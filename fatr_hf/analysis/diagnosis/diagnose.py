@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...baselines.arguments import require_fatr
 from ...modeling.configuration_fatr_vit import REDUCTION_FIELDS
-from ...modeling.fused_projections import is_fused
 from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 from ..analyze import Moments, RunningAnalysis, to_row
 from ..compare import to_figure
-from ..images import Batch, batches
+from ..images import Batch
+from ..model_inputs import model_batches, require_finite
 from ..outputs import judge, model_output
 from ..schedule import Schedule
-from ..trace import trace
+from ..trace import require_traceable, trace
 from .measures import attractor_measures, attractors, reduction_measures
 from .result import LEAST_IMAGES, Diagnosis, FixedSink
 from .trials import Key, list_trials, local_schedule, make_twin, run_trials
@@ -41,16 +42,17 @@ def diagnose(model: FATRViTPreTrainedModel, data: Any, batch_size: int = 32) -> 
         batch_size: images at a time.
 
     Returns:
-        ``answers``: those of ``outputs.judge`` for the model beside itself with the reduction off; where there are
-        labels also ``unreduced_accuracy``, and ``accuracy_lost``, their difference; and of ``trials`` those
-        of whole schedules. ``rows``: those of ``measures.attractor_measures`` for every layer without
+        ``answers``: those of ``outputs.judge`` for the model beside itself with the reduction off; where images have
+        a class of the model also ``unreduced_accuracy``, and ``accuracy_lost``, their difference; and of ``trials``
+        those of whole schedules. ``rows``: those of ``measures.attractor_measures`` for every layer without
         reduction, of ``reduction_measures`` for every reduction, and of trials in one layer.
 
     Raises:
-        ValueError: a model that is in training, fused, without attention maps or without a reduction, or no images.
+        ValueError: what is no FATR model, or one that is in training, fused, without attention maps or without a
+            reduction; data that it cannot take; outputs that are not finite.
     """
     running = RunningDiagnosis(model)
-    for batch in batches(data, batch_size):
+    for batch in model_batches(model, data, batch_size):
         running.add(batch)
     return running.finish()
 
@@ -76,7 +78,7 @@ class RunningDiagnosis:
         """Takes images and, perhaps, their labels."""
         pixel_values = batch.pixel_values
         with self.model.reduction(False):
-            reference = model_output(self.model, pixel_values)
+            reference = require_finite(self.model, model_output(self.model, pixel_values))
             self.analyses["unreduced"].add(self.model, pixel_values)
             kinds = self.add_unreduced_layers(pixel_values)
         self.analyses["reduced"].add(self.model, pixel_values)
@@ -126,9 +128,9 @@ class RunningDiagnosis:
 
 
 def require_maps(model: FATRViTPreTrainedModel) -> None:
-    """Raises a ValueError for a model that is fused, or whose attention makes no maps."""
-    if is_fused(model):
-        raise ValueError("A fused model cannot be diagnosed: use the model that it was made from.")
+    """Raises a ValueError for what is no FATR model that can be traced, or whose attention makes no maps."""
+    require_fatr(model, "diagnosed")
+    require_traceable(model)
     if model.config._attn_implementation != "eager":
         raise ValueError(
             "A diagnosis needs attention maps: load the model with attn_implementation='eager', "
@@ -161,9 +163,7 @@ def compare_answers(model: FATRViTPreTrainedModel, batch: Batch, reference: Tens
     Raises:
         ValueError: outputs that are not finite.
     """
-    output = model_output(model, batch.pixel_values)
-    if not (output.isfinite().all() and reference.isfinite().all()):
-        raise ValueError(f"The model's outputs are not finite in {model.dtype}: load it with dtype=torch.float32.")
+    output = require_finite(model, model_output(model, batch.pixel_values))
     measures = judge(model, batch, output, reference)
     if "accuracy" in measures:
         measures["unreduced_accuracy"] = judge(model, batch, reference, reference)["accuracy"]

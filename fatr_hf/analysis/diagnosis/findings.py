@@ -8,7 +8,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from ...baselines.arguments import require_kind
 from ..compare import Figure
+from ..model_inputs import without_class
 from .measures import HIGH_NORM_RATIO, SINK_RATIO
 from .result import LEAST_IMAGES, Diagnosis
 
@@ -60,6 +62,7 @@ class Loss(NamedTuple):
 
 def find(diagnosis: Diagnosis) -> tuple[Finding, ...]:
     """All conclusions that rules draw from a diagnosis, the verdict first."""
+    require_kind("diagnosis", diagnosis, Diagnosis, "what diagnose gave")
     found = (rule(diagnosis) for rule in RULES)
     return tuple(finding for finding in found if finding is not None)
 
@@ -82,36 +85,35 @@ def verdict(diagnosis: Diagnosis) -> Finding:
 
 def decisive_loss(diagnosis: Diagnosis) -> Loss:
     """The loss of accuracy; without labels the share of changed answers, of encoders what the cosine lost."""
-    answers, images = diagnosis.answers, diagnosis.images
+    answers = diagnosis.answers
     if "accuracy_lost" in answers:
         lost = answers["accuracy_lost"]
         words = (
             f"Accuracy is {percent(answers['unreduced_accuracy'])} without the reduction and "
-            f"{percent(answers['accuracy'])} with it: {100 * lost.mean:.1f} points lost{error(lost, 100, images)}."
+            f"{percent(answers['accuracy'])} with it: {100 * lost.mean:.1f} points lost{error(lost, 100)}."
         )
-        return counted_loss("Accuracy may fall by", words, lost, TOLERATED_ACCURACY_LOSS, images)
+        words = " ".join(filter(None, (words, without_class(lost.images, diagnosis.images))))
+        return counted_loss("Accuracy may fall by", words, lost, TOLERATED_ACCURACY_LOSS)
     if "agreement" in answers:
         changes = complement(answers["agreement"])
-        words = f"The reduction changes the class of {percent(changes)} of the images{error(changes, 100, images)}."
-        return counted_loss("The share of changed classes may be", words, changes, TOLERATED_CHANGES, images)
+        words = f"The reduction changes the class of {percent(changes)} of the images{error(changes, 100)}."
+        return counted_loss("The share of changed classes may be", words, changes, TOLERATED_CHANGES)
     lost = complement(answers["cosine"])
-    words = f"The cosine to the unreduced outputs is {1 - lost.mean:.4f}{error(lost, 1, images)}."
+    words = f"The cosine to the unreduced outputs is {1 - lost.mean:.4f}{error(lost, 1)}."
     threshold = f"The cosine may fall {TOLERATED_COSINE_LOSS:g} below 1, {MARGIN:g} standard errors included."
-    return Loss(words, lost.mean, margin(lost, images), TOLERATED_COSINE_LOSS, threshold)
+    return Loss(words, lost.mean, margin(lost), TOLERATED_COSINE_LOSS, threshold)
 
 
-def counted_loss(rule: str, words: str, lost: Figure, tolerated: float, images: int) -> Loss:
+def counted_loss(rule: str, words: str, lost: Figure, tolerated: float) -> Loss:
     """A loss that counts images; its margin is three images at least, since none of ``n`` leaves up to ``3/n``."""
     threshold = f"{rule} up to {tolerated:g}, {MARGIN:g} standard errors or 3 images (the larger) included."
-    return Loss(words, lost.mean, max(margin(lost, images), 3 / images), tolerated, threshold)
+    return Loss(words, lost.mean, max(margin(lost), 3 / lost.images), tolerated, threshold)
 
 
 def reduce_later(diagnosis: Diagnosis) -> Finding | None:
     """A reduction that alone costs as much as all together may."""
     lost = {layer: complement(cosine) for layer, cosine in diagnosis.by_layer("cosine_alone").items()}
-    harmful = [
-        layer for layer, each in lost.items() if each.mean - margin(each, diagnosis.images) > TOLERATED_COSINE_LOSS
-    ]
+    harmful = [layer for layer, each in lost.items() if each.mean - margin(each) > TOLERATED_COSINE_LOSS]
     if not harmful:
         return None
     moved = diagnosis.by_layer("cosine_moved")
@@ -132,13 +134,13 @@ def reduce_later(diagnosis: Diagnosis) -> Finding | None:
 def use_local_windows(diagnosis: Diagnosis) -> Finding | None:
     """Windows near where patches were win back a good part of what was lost."""
     gain, own = diagnosis.answers.get("gain_local"), diagnosis.answers["cosine_as_it_is"].mean
-    if gain is None or gain.mean <= max(margin(gain, diagnosis.images), LOCAL_GAIN * (1 - own)):
+    if gain is None or gain.mean <= max(margin(gain), LOCAL_GAIN * (1 - own)):
         return None
     local, cost = diagnosis.local_reduction or {}, diagnosis.macs["local"] / diagnosis.macs["unreduced"]
     evidence = (
         f"At {cost:.2f} of the unreduced cost local windows reach a cosine of {own + gain.mean:.4f} to the unreduced "
         f"outputs, where the present reduction has {own:.4f}: a gain of {gain.mean:.4f}"
-        f"{error(gain, 1, diagnosis.images)}."
+        f"{error(gain, 1)}."
     )
     threshold = f"They clearly win back at least {100 * LOCAL_GAIN:g}% of what the cosine lost."
     advice = (
@@ -151,16 +153,16 @@ def use_local_windows(diagnosis: Diagnosis) -> Finding | None:
 def compare_with_chance(diagnosis: Diagnosis) -> Finding | None:
     """Whether it matters which patches are kept."""
     gain = diagnosis.answers.get("gain_random")
-    if gain is None or diagnosis.images < LEAST_IMAGES:
+    if gain is None or gain.images < LEAST_IMAGES:
         return None
     cosines = {name: diagnosis.answers.get(f"cosine_{name}") for name in ("as_it_is", "random", "low_frequency")}
     words = {"as_it_is": "the model's own selection", "random": "a random one", "low_frequency": "low frequencies"}
     each = [f"{words[name]} {cosine.mean:.4f}" for name, cosine in cosines.items() if cosine is not None]
     evidence = (
         f"Cosine to the unreduced outputs at the same cost: {join(each)}. A random selection gains {gain.mean:+.4f} "
-        f"over the model's own{error(gain, 1, diagnosis.images)}."
+        f"over the model's own{error(gain, 1)}."
     )
-    width = margin(gain, diagnosis.images)
+    width = margin(gain)
     threshold = f"Better or worse by more than {MARGIN:g} standard errors of the difference."
     if gain.mean + width < 0:
         advice = "Keep the selection: which patches stay matters for this model."
@@ -177,7 +179,7 @@ def compare_with_chance(diagnosis: Diagnosis) -> Finding | None:
 def keeps_less_detail(diagnosis: Diagnosis) -> Finding | None:
     """Kept patches that carry less high-frequency energy than a random choice would."""
     over = diagnosis.by_layer("energy_over_chance")
-    layers = [layer for layer, each in over.items() if each.mean + margin(each, diagnosis.images) < 0]
+    layers = [layer for layer, each in over.items() if each.mean + margin(each) < 0]
     if not layers:
         return None
     kept, chance = diagnosis.by_layer("energy_of_patches"), diagnosis.by_layer("energy_by_chance")
@@ -251,7 +253,7 @@ def report_missing_labels(diagnosis: Diagnosis) -> Finding | None:
         "The images have no labels that are classes of the model."
         if "agreement" in diagnosis.answers
         else "The model is an encoder: it is judged by its outputs, not by a task.",
-        "Labels for all images.",
+        "Labels that are classes of the model, for some images at least.",
         "Put the images of each class into a folder with its name, or measure the task that the model is for.",
     )
 
@@ -268,16 +270,16 @@ RULES: tuple[Callable[[Diagnosis], Finding | None], ...] = (
 )
 
 
-def margin(figure: Figure, images: int) -> float:
-    """How far off a mean may be; infinite where there are too few images to say."""
-    if figure.standard_error is None or images < LEAST_IMAGES:
+def margin(figure: Figure) -> float:
+    """How far off a mean may be; infinite where it is over too few images to say."""
+    if figure.standard_error is None or figure.images < LEAST_IMAGES:
         return math.inf
     return MARGIN * figure.standard_error
 
 
 def complement(figure: Figure) -> Figure:
     """What is missing to 1."""
-    return Figure(1 - figure.mean, figure.standard_error)
+    return figure._replace(mean=1 - figure.mean)
 
 
 def percent(figure: Figure | None) -> str:
@@ -285,11 +287,11 @@ def percent(figure: Figure | None) -> str:
     return "–" if figure is None else f"{100 * figure.mean:.1f}%"
 
 
-def error(figure: Figure, factor: float, images: int) -> str:
+def error(figure: Figure, factor: float) -> str:
     """The standard error and the number of images, as the end of a phrase."""
     if figure.standard_error is None:
-        return f" ({images} image, so that there is no standard error)"
-    return f" (standard error {factor * figure.standard_error:.2g}, {images} images)"
+        return f" ({figure.images} image, so that there is no standard error)"
+    return f" (standard error {factor * figure.standard_error:.2g}, {figure.images} images)"
 
 
 def join(parts: Iterable[str]) -> str:

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from ...baselines.arguments import require_kind
 from ..compare import Figure
+from ..model_inputs import without_class
+from ..names import printable
 from .findings import MARGIN, Finding, find
 from .result import LEAST_IMAGES, Diagnosis
 from .sections import Section, Table, chart_table, list_sections
@@ -100,15 +103,26 @@ def text_page(diagnosis: Diagnosis, model: str, images: str) -> str:
 
     Args:
         diagnosis: of ``diagnose``.
-        model, images: what was diagnosed, and on what.
+        model, images: what was diagnosed, and on what, in words.
+
+    Raises:
+        ValueError: arguments of other kinds.
     """
-    parts = [f"# Diagnosis of {model}", describe(diagnosis, images), CAVEAT]
+    require_page(diagnosis, model, images)
+    parts = [f"# Diagnosis of {printable(model)}", describe(diagnosis, images), CAVEAT]
     for finding in find(diagnosis):
         parts += [f"## {SEVERITY[finding.severity].word}: {finding.title}", "\n".join(finding_lines(finding))]
     for section in list_sections(diagnosis):
         tables = [*section.tables, *(chart_table(chart) for chart in section.charts)]
         parts += [f"## {section.title}", section.words, *(markdown_table(table) for table in tables)]
     return "\n\n".join(parts) + "\n"
+
+
+def require_page(diagnosis: Diagnosis, model: str, images: str) -> None:
+    """Raises a ValueError where a page's arguments are mixed up."""
+    require_kind("diagnosis", diagnosis, Diagnosis, "what diagnose gave")
+    require_kind("model", model, str, "the model's name")
+    require_kind("images", images, str, "words for the images")
 
 
 def finding_lines(finding: Finding) -> list[str]:
@@ -131,9 +145,9 @@ def describe(diagnosis: Diagnosis, images: str) -> str:
     reduction, (rows, columns) = diagnosis.reduction, diagnosis.grid
     count = f"{diagnosis.images} image{'s' if diagnosis.images > 1 else ''}"
     return (
-        f"{count} of {images}, {rows} x {columns} patches. Of {diagnosis.depth} layers, counted from 0, these reduce: "
-        f"{listed(reduction['reduction_layers'])}. Keep ratio {listed(reduction['keep_ratio'])}, DC windows "
-        f"{listed(reduction['dc_windows'])}, size exponent {reduction['dc_size_exponent']:g}, selection "
+        f"{count} of {printable(images)}, {rows} x {columns} patches. Of {diagnosis.depth} layers, counted from 0, "
+        f"these reduce: {listed(reduction['reduction_layers'])}. Keep ratio {listed(reduction['keep_ratio'])}, DC "
+        f"windows {listed(reduction['dc_windows'])}, size exponent {reduction['dc_size_exponent']:g}, selection "
         f"{reduction['selection']}."
     )
 
@@ -148,9 +162,13 @@ def html_page(diagnosis: Diagnosis, model: str, images: str) -> str:
 
     Args:
         diagnosis: of ``diagnose``.
-        model, images: what was diagnosed, and on what.
+        model, images: what was diagnosed, and on what, in words.
+
+    Raises:
+        ValueError: arguments of other kinds.
     """
-    title = f"Diagnosis of {escape(model)}"
+    require_page(diagnosis, model, images)
+    title = f"Diagnosis of {escape(printable(model))}"
     # Paths may break after a slash, which keeps them readable on a phone.
     heading = title.replace("/", "/<wbr>")
     verdict, *others = find(diagnosis)
@@ -189,10 +207,13 @@ def key_facts(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
     remark = f"{macs['reduced'] / 1e6:.0f} of {macs['unreduced'] / 1e6:.0f} M multiply-accumulates"
     facts = [("Cost", f"{macs['reduced'] / macs['unreduced']:.2f}×", remark)]
     if "accuracy" in answers:
-        before = f"{100 * answers['unreduced_accuracy'].mean:.1f}% without the reduction"
-        facts.append(("Accuracy", f"{100 * answers['accuracy'].mean:.1f}%", before))
+        accuracy, before = answers["accuracy"], answers["unreduced_accuracy"]
+        remark = f"{100 * before.mean:.1f}% without the reduction. {without_class(accuracy.images, diagnosis.images)}"
+        facts.append(("Accuracy", f"{100 * accuracy.mean:.1f}%", remark.strip()))
     if "agreement" in answers:
-        facts.append(("Same class", f"{100 * answers['agreement'].mean:.1f}%", f"of {diagnosis.images} images"))
+        facts.append(
+            ("Same class", f"{100 * answers['agreement'].mean:.1f}%", f"of {answers['agreement'].images} images")
+        )
     facts.append(("Cosine of outputs", f"{answers['cosine'].mean:.4f}", with_error(answers["cosine"])))
     return facts
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
+from ...baselines.arguments import reading
 from ..analyze import Analysis, Row
 from ..compare import Figure
 
@@ -38,7 +39,7 @@ class Diagnosis:
     macs: dict[str, int]
     """Multiply-accumulates of one image: ``unreduced``, ``reduced`` and, where it was tried, ``local``."""
     answers: dict[str, Figure]
-    """Of whole models; see ``diagnose``."""
+    """Of whole models; see ``diagnose``. Each says over how many images it is."""
     rows: tuple[Row, ...]
     """By layer; see ``diagnose``."""
     analyses: dict[str, Analysis]
@@ -48,7 +49,9 @@ class Diagnosis:
 
     def by_layer(self, measure: str) -> dict[int, Figure]:
         """A measure by layer, where it was taken."""
-        return {row.layer: Figure(row.mean, row.standard_error) for row in self.rows if row.measure == measure}
+        return {
+            row.layer: Figure(row.mean, row.standard_error, row.images) for row in self.rows if row.measure == measure
+        }
 
     @property
     def reduction_layers(self) -> tuple[int, ...]:
@@ -82,4 +85,10 @@ class Diagnosis:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
+        """What ``to_json`` gave.
+
+        Raises:
+            ValueError: any other text.
+        """
+        with reading("diagnosis"):
+            return cls.from_dict(json.loads(text))

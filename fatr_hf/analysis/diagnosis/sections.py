@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from ..analyze import label_of
 from ..compare import Figure
+from ..model_inputs import without_class
 from .diagnose import STATE_MEASURES
 from .measures import HIGH_NORM_RATIO, SINK_RATIO
 from .result import Diagnosis
@@ -60,6 +61,8 @@ def answers_section(diagnosis: Diagnosis) -> Section:
         rows.append(("divergence of class probabilities, nats", ABSENT, in_digits(answers["divergence"])))
     rows.append(("cosine of outputs", ABSENT, in_digits(answers["cosine"])))
     words = "The model beside the same weights with the reduction off. ± is the standard error of a mean over images."
+    if "accuracy" in answers:
+        words = " ".join(filter(None, (words, without_class(answers["accuracy"].images, diagnosis.images))))
     return Section("Answers", words, (Table(("", "without", "with the reduction"), tuple(rows)),))
 
 
@@ -115,7 +118,7 @@ def collapse_section(diagnosis: Diagnosis) -> Section:
         Chart(
             label_of(name).capitalize(),
             tuple(
-                Series(label, {row.layer: Figure(row.mean, row.standard_error) for row in analysis.select(name)})
+                Series(label, {row.layer: Figure(*row[3:]) for row in analysis.select(name)})
                 for label, analysis in ((labels[key], each) for key, each in diagnosis.analyses.items())
             ),
             diagnosis.reduction_layers,
@@ -174,7 +177,7 @@ def chart_table(chart: Chart) -> Table:
 
 def lost(cosines: Mapping[int, Figure]) -> dict[int, Figure]:
     """What cosines lack to 1."""
-    return {layer: Figure(1 - cosine.mean, cosine.standard_error) for layer, cosine in cosines.items()}
+    return {layer: cosine._replace(mean=1 - cosine.mean) for layer, cosine in cosines.items()}
 
 
 def in_percent(figure: Figure | None) -> str:

@@ -4,7 +4,7 @@ All schedules share the weights of one model, whose configuration is changed in 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any, NamedTuple
@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
-from ..images import Batch, batches
-from ..outputs import is_classifier, judge, model_output
+from ..images import Batch
+from ..model_inputs import is_classifier, model_batches, require_finite, without_class
+from ..outputs import judge, model_output
 from ..schedule import Schedule
 
 QUALITIES = ("accuracy", "cosine", "divergence", "agreement")
@@ -28,16 +29,21 @@ ROUNDS = 7
 
 
 class Examples(NamedTuple):
-    """Images, and what the unreduced model says of them."""
+    """Images that a quality is judged by, and what the unreduced model says of them."""
 
+    quality: str
     parts: tuple[Batch, ...]
     references: tuple[Tensor, ...]
     """Its outputs (batch, features), for each part."""
+    judged: Tensor
+    """(images,) bool: which of the data's images these are; for an accuracy those that have a class of the model."""
+    labelled: int
+    """How many of the data's images have a class of the model."""
 
     @property
     def count(self) -> int:
-        """How many images there are."""
-        return sum(len(part.pixel_values) for part in self.parts)
+        """How many images are judged."""
+        return int(self.judged.sum())
 
 
 @contextmanager
@@ -55,57 +61,79 @@ def scheduled(model: FATRViTPreTrainedModel, schedule: Schedule) -> Iterator[Non
         model.set_reduction(**before)
 
 
-def load_examples(model: FATRViTPreTrainedModel, data: Any, batch_size: int) -> Examples:
+def load_examples(model: FATRViTPreTrainedModel, data: Any, batch_size: int, quality: str | None = None) -> Examples:
     """Batches of data, held in memory, with the outputs of the unreduced model.
 
     Args:
         data: see ``images.batches``.
         batch_size: images at a time.
+        quality: of ``QUALITIES``; by default accuracy where images have a class of the model, else the cosine.
 
     Raises:
-        ValueError: no images, or data of another kind.
+        ValueError: no images, data of another kind, outputs that are not finite, an unknown quality, or one that model
+            or images do not allow.
     """
-    parts = tuple(batches(data, batch_size))
-    with model.reduction(False):
-        return Examples(parts, tuple(model_output(model, part.pixel_values) for part in parts))
-
-
-def choose_quality(model: PreTrainedModel, examples: Examples, quality: str | None) -> str:
-    """The quality that was named; by default accuracy where all images have labels, else the cosine.
-
-    Raises:
-        ValueError: an unknown quality, or one that model or images do not allow.
-    """
-    labelled = is_classifier(model) and all(part.labels is not None for part in examples.parts)
-    if quality is None:
-        return "accuracy" if labelled else "cosine"
-    if quality not in QUALITIES:
-        raise ValueError(f"Unknown quality {quality!r}: choose from {', '.join(QUALITIES)}.")
-    if quality == "accuracy" and not labelled:
+    require_quality(model, quality)
+    parts = tuple(model_batches(model, data, batch_size))
+    has_class = torch.cat([known_classes(part) for part in parts])
+    if quality == "accuracy" and not has_class.any():
         raise ValueError(
-            "The quality 'accuracy' needs a classifier, and images whose labels are its classes: without them take "
-            "'cosine'."
+            "The quality 'accuracy' needs images whose labels are classes of the model: without them take 'cosine'."
         )
-    if quality != "cosine" and not is_classifier(model):
+    quality = quality or ("accuracy" if has_class.any() else "cosine")
+    judged = has_class if quality == "accuracy" else torch.ones_like(has_class)
+    if not judged.all():
+        parts = labelled_parts(parts, batch_size)
+    with model.reduction(False):
+        references = tuple(require_finite(model, model_output(model, part.pixel_values)) for part in parts)
+    return Examples(quality, parts, references, judged, int(has_class.sum()))
+
+
+def require_quality(model: PreTrainedModel, quality: str | None) -> None:
+    """Raises a ValueError for an unknown quality, or one that a model does not allow."""
+    if quality is not None and quality not in QUALITIES:
+        raise ValueError(f"Unknown quality {quality!r}: choose from {', '.join(QUALITIES)}.")
+    if quality not in (None, "cosine") and not is_classifier(model):
         raise ValueError(f"The quality {quality!r} needs the logits of a classifier: of an encoder take 'cosine'.")
-    return quality
 
 
-def part_qualities(model: PreTrainedModel, examples: Examples, quality: str) -> Iterator[Tensor]:
+def known_classes(part: Batch) -> Tensor:
+    """Which images of a batch have a class of the model: (batch,) bool on the CPU."""
+    return torch.zeros(len(part.pixel_values), dtype=torch.bool) if part.labels is None else (part.labels >= 0).cpu()
+
+
+def labelled_parts(parts: Sequence[Batch], batch_size: int) -> tuple[Batch, ...]:
+    """The images that have a class of the model, in batches of ``batch_size``."""
+    chosen = [(part, known_classes(part)) for part in parts if part.labels is not None]
+    pixel_values = torch.cat([part.pixel_values[known] for part, known in chosen])
+    labels = torch.cat([part.labels[known] for part, known in chosen if part.labels is not None])
+    return tuple(map(Batch, pixel_values.split(batch_size), labels.split(batch_size)))
+
+
+def part_qualities(model: PreTrainedModel, examples: Examples) -> Iterator[Tensor]:
     """The quality of a model's outputs, image by image, for one part after the other: (batch,) on the CPU."""
     for part, reference in zip(examples.parts, examples.references, strict=True):
-        yield judge(model, part, model_output(model, part.pixel_values), reference)[quality].cpu()
+        yield judge(model, part, model_output(model, part.pixel_values), reference)[examples.quality].cpu()
 
 
-def image_qualities(model: PreTrainedModel, examples: Examples, quality: str) -> Tensor:
-    """The same of all images: (images,) float64."""
-    return torch.cat(list(part_qualities(model, examples, quality))).double()
+def image_qualities(model: PreTrainedModel, examples: Examples) -> Tensor:
+    """The same of all images that are judged: (images,) float64."""
+    return torch.cat(list(part_qualities(model, examples))).double()
 
 
-def unreduced_quality(model: FATRViTPreTrainedModel, examples: Examples, quality: str) -> float:
+def unreduced_quality(model: FATRViTPreTrainedModel, examples: Examples) -> float:
     """The mean quality of the unreduced model's own outputs."""
     with model.reduction(False):
-        return image_qualities(model, examples, quality).mean().item()
+        return image_qualities(model, examples).mean().item()
+
+
+def quality_words(quality: str, labelled: int, images: int) -> str:
+    """What a quality is, over how many images, and why it is no accuracy where none has a class of the model."""
+    if quality == "accuracy":
+        return " ".join(filter(None, (f"Accuracy is over {labelled} images.", without_class(labelled, images))))
+    if not labelled:
+        return f"Quality is the {quality}: none of the {images} images has a label that is a class of the model."
+    return f"Quality is the {quality}."
 
 
 @torch.inference_mode()

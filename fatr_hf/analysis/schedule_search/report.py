@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...baselines.arguments import require_kind
 from ..curves import COLOURS, MARKERS
 from ..figure_files import require_matplotlib
+from ..names import figure_text
 from ..schedule import Schedule
+from .quality import quality_words
 from .result import SearchResult, Trial
 from .rivals import RIVALS, RivalPoint, ScheduleCheck
 
@@ -29,6 +32,7 @@ QUALITY_LABELS = {
 
 def front_table(result: SearchResult) -> str:
     """A Markdown table of the Pareto front, by rising cost."""
+    require_kind("result", result, SearchResult, "what search_schedules gave")
     heads = (
         "trial",
         COST_LABELS[result.objective],
@@ -62,11 +66,13 @@ def joined(values: Sequence[float]) -> str:
 
 
 def summary(result: SearchResult) -> str:
-    """How many schedules were tried, on what, and what the unreduced model reaches."""
+    """How many schedules were tried, on what, what the unreduced model reaches, and what quality is."""
+    judged = result.labelled if result.quality == "accuracy" else result.images
     return (
-        f"{len(result.trials)} schedules tried to the end on {result.images} images, {len(result.pruned)} given up, "
+        f"{len(result.trials)} schedules tried to the end on {judged} images, {len(result.pruned)} given up, "
         f"{len(result.front)} on the front. Unreduced: {result.unreduced_macs / 1e9:.3g} G multiply-accumulates, "
-        f"{result.quality} {result.unreduced_quality:.4f}."
+        f"{result.quality} {result.unreduced_quality:.4f}. "
+        f"{quality_words(result.quality, result.labelled, result.images)}"
     )
 
 
@@ -77,14 +83,14 @@ def loading_call(schedule: Schedule, name: str, class_name: str) -> str:
 
 
 def check_text(check: ScheduleCheck) -> str:
-    """A schedule beside a rival, in two sentences."""
+    """A schedule beside a rival, in a few sentences."""
     low, high = check.interval
     return (
         f"On {check.images} other images, {check.quality}: {check.schedule_quality:.5f} at {check.macs_share:.3f} of "
         f"the multiply-accumulates, {RIVAL_LABELS[check.rival]} {check.rival_quality:.5f} at "
         f"{check.rival_macs_share:.3f}; difference {check.difference:+.5f}, 95% interval {low:+.5f} to {high:+.5f} "
         f"over {check.groups} groups of images. It is better on {check.better_share:.0%} of the images and worse on "
-        f"{check.worse_share:.0%}."
+        f"{check.worse_share:.0%}. {quality_words(check.quality, check.labelled, check.images)}"
     )
 
 
@@ -94,6 +100,7 @@ def search_figure(result: SearchResult, rivals: Sequence[RivalPoint] = ()) -> "F
     Raises:
         ImportError: matplotlib is not installed.
     """
+    require_kind("result", result, SearchResult, "what search_schedules gave")
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -111,7 +118,8 @@ def search_figure(result: SearchResult, rivals: Sequence[RivalPoint] = ()) -> "F
     else:
         axes.axhline(result.unreduced_quality, color=COLOURS[0], linewidth=0.8, linestyle=":", label="unreduced")
     axes.set_xlabel(f"{COST_LABELS[result.objective]}, share of the unreduced model's")
-    axes.set_ylabel(QUALITY_LABELS[result.quality])
+    over = f" over {result.labelled} images" if result.quality == "accuracy" else ""
+    axes.set_ylabel(QUALITY_LABELS[result.quality] + over)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     hide_overlaps(figure, names)
@@ -126,11 +134,11 @@ def draw_trials(axes: "Axes", result: SearchResult) -> "list[Text]":
     costs, heights = positions(result, known)
     axes.plot(costs, heights, "D", color=COLOURS[-3], markersize=4, label="known schedules")
     names = {}
-    for number, (trial, cost, height) in enumerate(zip(known, costs, heights, strict=True)):
+    for number, (trial, place) in enumerate(zip(known, zip(costs, heights, strict=True), strict=True)):
         # Neighbours have their names on different sides, so that few overlap.
         shift, side = ((5, -2), "left") if number % 2 else ((-5, -2), "right")
         names[trial.number] = axes.annotate(
-            str(trial.name), (cost, height), shift, textcoords="offset points", ha=side, fontsize=6, zorder=4
+            figure_text(str(trial.name)), place, shift, textcoords="offset points", ha=side, fontsize=6, zorder=4
         )
     on_front = {trial.number for trial in result.front}
     return [names[number] for number in sorted(names, key=lambda number: number not in on_front)]

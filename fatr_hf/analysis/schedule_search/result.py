@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
+from ...baselines.arguments import described, is_number, reading
 from ..schedule import Schedule
 from .quality import LOWER_IS_BETTER
 
@@ -42,6 +43,9 @@ class SearchResult:
     quality: str
     """What qualities are: one of ``quality.QUALITIES``."""
     images: int
+    """How many the data hold."""
+    labelled: int
+    """How many of them have a class of the model; an accuracy is over these."""
     unreduced_macs: int
     """Multiply-accumulates of an image without reduction."""
     unreduced_quality: float
@@ -57,8 +61,10 @@ class SearchResult:
         """The trial of the best quality that costs no more than a share of the unreduced model.
 
         Raises:
-            ValueError: all cost more.
+            ValueError: all cost more, or a share that is not in (0, 1].
         """
+        if not is_number(share) or not 0 < share <= 1:
+            raise ValueError(f"share={described(share)} must lie in (0, 1]: a share of the unreduced model's cost.")
         affordable = [trial for trial in self.front if trial.cost <= share]
         if not affordable:
             least = min((trial.cost for trial in self.trials), default=None)
@@ -89,7 +95,13 @@ class SearchResult:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
+        """What ``to_json`` gave.
+
+        Raises:
+            ValueError: any other text.
+        """
+        with reading("result of a search"):
+            return cls.from_dict(json.loads(text))
 
 
 def pareto_front(trials: Iterable[Trial], quality: str) -> tuple[Trial, ...]:

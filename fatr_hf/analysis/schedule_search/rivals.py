@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ...baselines.arguments import require_kind, several
 from ...baselines.macs import count_macs
 from ...baselines.matched import matched_rivals
 from ...modeling.configuration_fatr_vit import FATRViTConfig
@@ -16,12 +17,12 @@ from ..schedule import Schedule
 from .known_schedules import default_layers, spread
 from .quality import (
     LOWER_IS_BETTER,
-    choose_quality,
     image_qualities,
     load_examples,
     relative_latency,
     scheduled,
 )
+from .search import require_choices
 from .space import has_own_parameters
 
 RIVALS = ("tome", "evit", "random", "pooling")
@@ -48,6 +49,9 @@ class ScheduleCheck:
     rival: str
     quality: str
     images: int
+    """How many the data hold."""
+    labelled: int
+    """How many of them have a class of the model; an accuracy is over these."""
     groups: int
     macs_share: float
     """The schedule's multiply-accumulates, as a share of the unreduced model's."""
@@ -84,8 +88,9 @@ def rival_points(
     Raises:
         ValueError: see ``search_schedules``.
     """
-    examples = load_examples(model, data, batch_size)
-    quality = choose_quality(model, examples, quality)
+    require_choices(model, objective, quality)
+    names = require_rivals(names)
+    examples = load_examples(model, data, batch_size, quality)
     points = []
     for schedule in rival_schedules(model.config):
         for name in names:
@@ -94,9 +99,22 @@ def rival_points(
                 cost = relative_latency(rival, model, examples.parts[0].pixel_values)
             else:
                 cost = count_macs(rival) / Schedule().macs(model.config)
-            values = image_qualities(rival, examples, quality)
+            values = image_qualities(rival, examples)
             points.append(RivalPoint(name, cost, values.mean().item()))
     return tuple(points)
+
+
+def require_rivals(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of rivals as a tuple.
+
+    Raises:
+        ValueError: a name that is not one of ``RIVALS``, or given twice.
+    """
+    chosen = several("names", names)
+    for name in chosen:
+        if name not in RIVALS:
+            raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(RIVALS)}.")
+    return chosen
 
 
 def rival_schedules(config: FATRViTConfig) -> list[Schedule]:
@@ -128,22 +146,30 @@ def check_schedule(
         rival: one of ``RIVALS``.
 
     Raises:
-        ValueError: see ``search_schedules``; a number of groups that is not that of the images.
+        ValueError: see ``search_schedules``; what is no schedule, or one that reduces nothing; an unknown rival; a
+            number of groups that is not that of the images.
     """
-    examples = load_examples(model, data, batch_size)
-    quality = choose_quality(model, examples, quality)
-    names = [str(image) for image in range(examples.count)] if groups is None else list(groups)
-    if len(names) != examples.count:
-        raise ValueError(f"groups holds {len(names)} names for {examples.count} images: give one for each.")
+    require_choices(model, "macs", quality)
+    require_kind("schedule", schedule, Schedule, "a Schedule, such as result.best_at(0.65).schedule")
+    require_rivals([rival])
+    if isinstance(groups, str):
+        raise ValueError(f"groups={groups!r} must be a list of names, one for each image.")
+    examples = load_examples(model, data, batch_size, quality)
+    quality, images = examples.quality, len(examples.judged)
+    given = [str(image) for image in range(images)] if groups is None else list(groups)
+    if len(given) != images:
+        raise ValueError(f"groups holds {len(given)} names for {images} images: give one for each.")
+    names = [name for name, judged in zip(given, examples.judged.tolist(), strict=True) if judged]
     other = matched_rival(model, schedule, rival)
     with scheduled(model, schedule):
-        values = image_qualities(model, examples, quality)
-    rival_values = image_qualities(other, examples, quality)
+        values = image_qualities(model, examples)
+    rival_values = image_qualities(other, examples)
     gains = (rival_values - values) if quality in LOWER_IS_BETTER else (values - rival_values)
     return ScheduleCheck(
         rival=rival,
         quality=quality,
-        images=examples.count,
+        images=images,
+        labelled=examples.labelled,
         groups=len(set(names)),
         macs_share=schedule.macs_share(model.config),
         rival_macs_share=count_macs(other) / Schedule().macs(model.config),

@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...baselines.arguments import require_fatr, require_integer, require_kind
 from ...baselines.matched import stock_fields
 from ...modeling.configuration_fatr_vit import FATRViTConfig
-from ...modeling.fused_projections import is_fused
 from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 from ..schedule import Schedule
+from ..trace import require_traceable
 from .known_schedules import known_schedules
 from .quality import (
     LOWER_IS_BETTER,
     Examples,
-    choose_quality,
     load_examples,
     part_qualities,
     relative_latency,
+    require_quality,
     scheduled,
     unreduced_quality,
 )
@@ -47,7 +48,6 @@ class Task(NamedTuple):
     examples: Examples
     space: SearchSpace
     objective: str
-    quality: str
     seed: int
     known: tuple[tuple[str, Mapping[str, Any]], ...]
     """Names and parameters of the schedules that come first."""
@@ -55,7 +55,7 @@ class Task(NamedTuple):
     @property
     def sign(self) -> int:
         """1 where higher qualities are better, -1 where lower ones are."""
-        return -1 if self.quality in LOWER_IS_BETTER else 1
+        return -1 if self.examples.quality in LOWER_IS_BETTER else 1
 
 
 class Tried(NamedTuple):
@@ -90,8 +90,9 @@ def search_schedules(
             ``dc_position_embeddings=False`` it can have every schedule; see ``default_space`` for others.
         data: see ``images.batches``; held in memory.
         space: what may be tried; by default ``default_space(model.config)``.
-        objective: one of ``OBJECTIVES``; a latency is that of ``batch_size`` images on the model's device.
-        quality: one of ``quality.QUALITIES``; by default accuracy where the data have labels, else the cosine.
+        objective: one of ``OBJECTIVES``; a latency is that of the first ``batch_size`` images on the model's device.
+        quality: one of ``quality.QUALITIES``; by default accuracy where images have a class of the model, else the
+            cosine. Only images that have a class are judged by accuracy.
         trials: how many to finish in all, those given up and earlier ones of the study included.
         seed: of the sampler.
         batch_size: images at a time.
@@ -103,12 +104,15 @@ def search_schedules(
         ValueError: a choice that is not possible, a space without a schedule that can be carried out, a file that is no
             study, or the study of another search.
     """
-    require_choices(model, objective, trials)
+    require_choices(model, objective, quality)
+    require_integer("trials", trials, least=1)
+    if not callable(on_trial):
+        raise ValueError(f"on_trial={on_trial!r} must be a function.")
     space = default_space(model.config) if space is None else space
+    require_kind("space", space, SearchSpace, "a SearchSpace, such as default_space(model.config)")
     space.require_possible(model.config)
-    examples = load_examples(model, data, batch_size)
-    quality = choose_quality(model, examples, quality)
-    task = Task(model, examples, space, objective, quality, seed, known_trials(space, model.config))
+    examples = load_examples(model, data, batch_size, quality)
+    task = Task(model, examples, space, objective, seed, known_trials(space, model.config))
     directions = ["minimize", "maximize" if task.sign > 0 else "minimize"]
     with open_study(study, directions, fingerprint(task)) as opened:
         tried = [read_tried(trial) for trial in finished_trials(opened) if trial.values]
@@ -120,17 +124,13 @@ def search_schedules(
         return collect(opened, task)
 
 
-def require_choices(model: FATRViTPreTrainedModel, objective: str, trials: int) -> None:
+def require_choices(model: FATRViTPreTrainedModel, objective: str, quality: str | None) -> None:
     """Raises a ValueError for an unknown choice, or a model that cannot be searched."""
-    if not isinstance(model, FATRViTPreTrainedModel) or is_fused(model) or model.training:
-        raise ValueError(
-            "A search needs a FATR model in evaluation mode that is not fused, such as FATRViTForImageClassification."
-            "from_pretrained(name, reweight_attention=False, dc_position_embeddings=False)."
-        )
+    require_fatr(model, "searched")
+    require_traceable(model)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r} must be one of {', '.join(OBJECTIVES)}.")
-    if trials < 1:
-        raise ValueError(f"trials={trials} must be at least 1.")
+    require_quality(model, quality)
 
 
 def known_trials(space: SearchSpace, config: FATRViTConfig) -> tuple[tuple[str, Mapping[str, Any]], ...]:
@@ -151,7 +151,7 @@ def fingerprint(task: Task) -> dict[str, Any]:
         "images": digest(torch.cat(tensors) for tensors in (images, labels) if tensors),
         "batch size": len(task.examples.parts[0].pixel_values),
         "objective": task.objective,
-        "quality": task.quality,
+        "quality": task.examples.quality,
         "space": task.space.to_dict(),
         "seed": task.seed,
     }
@@ -192,7 +192,7 @@ def try_schedule(task: Task, schedule: Schedule, rivals: Sequence[Tried]) -> Tri
             cost = relative_latency(task.model, task.model, task.examples.parts[0].pixel_values)
         cheaper = [each.qualities for each in rivals if each.cost <= cost]
         seen = torch.empty(0)
-        for values in part_qualities(task.model, task.examples, task.quality):
+        for values in part_qualities(task.model, task.examples):
             seen = torch.cat([seen, values])
             if len(seen) < task.examples.count and clearly_worse(seen, cheaper, task.sign):
                 return f"On {len(seen)} of {task.examples.count} images clearly worse than one that costs no more."
@@ -236,10 +236,11 @@ def collect(study: Any, task: Task) -> SearchResult:
             pruned.append(PrunedTrial(trial.number, schedule, trial.user_attrs["reason"]))
     return SearchResult(
         task.objective,
-        task.quality,
-        task.examples.count,
+        task.examples.quality,
+        len(task.examples.judged),
+        task.examples.labelled,
         Schedule().macs(task.model.config),
-        unreduced_quality(task.model, task.examples, task.quality),
+        unreduced_quality(task.model, task.examples),
         tuple(trials),
         tuple(pruned),
     )

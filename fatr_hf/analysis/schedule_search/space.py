@@ -14,6 +14,7 @@ from itertools import pairwise
 from math import sqrt
 from typing import Any, NamedTuple
 
+from ...baselines.arguments import is_integer, is_number, require_integer, require_kind, several
 from ...modeling.configuration_fatr_vit import FATRViTConfig
 from ..schedule import Schedule
 from .known_schedules import scaled_ranges
@@ -83,17 +84,23 @@ class SearchSpace:
         for name in ("slots", "windows", "token_multiples", "size_exponents"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must hold at least one value to choose from.")
+            if name != "windows" or not self.fixed_windows:
+                several(name, getattr(self, name))
+        for slot in self.slots:
+            require_kind("a slot", slot, Slot, "a Slot")
+        numbers = (*self.windows, *self.token_multiples, self.max_layers)
         overlap = any(before.last >= after.first for before, after in pairwise(self.slots))
         if overlap or any(slot.first > slot.last for slot in self.slots):
             raise ValueError(f"slots {', '.join(slot.name for slot in self.slots)} must rise and not overlap.")
-        if min(*self.windows, *self.token_multiples, self.max_layers) < 1:
+        if not all(map(is_integer, numbers)) or min(numbers) < 1:
             raise ValueError(
                 f"windows={list(self.windows)}, token_multiples={list(self.token_multiples)} and max_layers="
                 f"{self.max_layers} must be integers of at least 1."
             )
-        if len(self.macs_range) != 2 or not 0 < self.macs_range[0] < self.macs_range[1] < 1:
+        shares = self.macs_range
+        if len(shares) != 2 or not all(map(is_number, shares)) or not 0 < shares[0] < shares[1] < 1:
             raise ValueError(f"macs_range={list(self.macs_range)} must be two rising numbers between 0 and 1.")
-        if not 0 <= min(self.size_exponents) <= max(self.size_exponents) <= 1:
+        if not all(is_number(exponent) and 0 <= exponent <= 1 for exponent in self.size_exponents):
             raise ValueError(f"size_exponents={list(self.size_exponents)} must lie in [0, 1].")
 
     def sample(self, trial: Any, config: FATRViTConfig) -> Schedule:
@@ -265,6 +272,11 @@ def default_space(
     Raises:
         ValueError: a choice that is not possible, or a model that is to be searched beyond its own parameters.
     """
+    require_kind("config", config, FATRViTConfig, "a FATR model's configuration, such as model.config")
+    if windows is not None:
+        windows = several("windows", windows)
+        for each in windows:
+            require_integer("windows", each, least=1)
     if has_own_parameters(config):
         if one_per_range or windows is not None:
             raise ValueError(
@@ -276,15 +288,15 @@ def default_space(
     else:
         side, last = min(config.patch_grid()), config.num_hidden_layers - 2
         usual = {each for each in (1, 2, 4, side // 2) if 1 <= each <= side}
-        choices = tuple(sorted(usual if windows is None else set(windows)))
+        choices = tuple(sorted(usual if windows is None else windows))
         ranges = scaled_ranges(config) if one_per_range else [(layer, layer) for layer in range(last + 1)]
         slots = [Slot(*each) for each in ranges]
     return SearchSpace(
         slots=tuple(slots),
         windows=choices,
         max_layers=len(slots) if max_layers is None else max_layers,
-        macs_range=tuple(macs_range),
-        token_multiples=tuple(token_multiples),
-        size_exponents=tuple(size_exponents),
+        macs_range=several("macs_range", macs_range),
+        token_multiples=several("token_multiples", token_multiples),
+        size_exponents=several("size_exponents", size_exponents),
         fixed_windows=has_own_parameters(config),
     )

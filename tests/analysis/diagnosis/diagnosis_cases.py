@@ -27,25 +27,31 @@ BY_LAYER = {
     "energy_guaranteed": (REDUCING, 0.6),
 }
 
+
+def figure(mean, error, images=1000):
+    """A mean over so many images."""
+    return Figure(mean, error, images)
+
+
 ENCODER = {
-    "cosine": Figure(0.99, 0.001),
-    "cosine_as_it_is": Figure(0.99, 0.001),
-    "cosine_random": Figure(0.95, 0.002),
-    "gain_random": Figure(-0.04, 0.002),
-    "cosine_low_frequency": Figure(0.93, 0.002),
-    "gain_low_frequency": Figure(-0.06, 0.002),
-    "cosine_local": Figure(0.991, 0.001),
-    "gain_local": Figure(0.001, 0.001),
+    "cosine": figure(0.99, 0.001),
+    "cosine_as_it_is": figure(0.99, 0.001),
+    "cosine_random": figure(0.95, 0.002),
+    "gain_random": figure(-0.04, 0.002),
+    "cosine_low_frequency": figure(0.93, 0.002),
+    "gain_low_frequency": figure(-0.06, 0.002),
+    "cosine_local": figure(0.991, 0.001),
+    "gain_local": figure(0.001, 0.001),
 }
 """Answers of an encoder."""
 
-CLASSIFIER = ENCODER | {"agreement": Figure(0.98, 0.005), "divergence": Figure(0.01, 0.001)}
+CLASSIFIER = ENCODER | {"agreement": figure(0.98, 0.005), "divergence": figure(0.01, 0.001)}
 """Answers without labels."""
 
 LABELLED = CLASSIFIER | {
-    "accuracy": Figure(0.9, 0.01),
-    "unreduced_accuracy": Figure(0.9, 0.01),
-    "accuracy_lost": Figure(0.0, 0.001),
+    "accuracy": figure(0.9, 0.01),
+    "unreduced_accuracy": figure(0.9, 0.01),
+    "accuracy_lost": figure(0.0, 0.001),
 }
 """Answers with labels."""
 
@@ -53,7 +59,7 @@ LABELLED = CLASSIFIER | {
 def state(value):
     """An analysis in which all measures have one value everywhere."""
     names = ("effective_rank", "high_frequency_share", "pairwise_cosine")
-    rows = tuple(Row(name, layer, None, value, 0.1) for name in names for layer in range(5))
+    rows = tuple(Row(name, layer, None, value, 0.1, 1000) for name in names for layer in range(5))
     return Analysis(1000, (65, 47, 47, 34, 34), rows)
 
 
@@ -62,7 +68,9 @@ def make_rows(**changes):
     rows = {name: dict.fromkeys(layers, value) for name, (layers, value) in BY_LAYER.items()}
     for name, values in changes.items():
         rows[name] = rows.get(name, {}) | values
-    return tuple(Row(name, layer, None, mean, 0.001) for name, means in rows.items() for layer, mean in means.items())
+    return tuple(
+        Row(name, layer, None, mean, 0.001, 1000) for name, means in rows.items() for layer, mean in means.items()
+    )
 
 
 EXAMPLE = Diagnosis(
@@ -87,5 +95,8 @@ EXAMPLE = Diagnosis(
 
 
 def make_diagnosis(**changes):
-    """The example with other fields."""
-    return replace(EXAMPLE, **changes)
+    """The example with other fields; with fewer images no mean is over more of them."""
+    changed = replace(EXAMPLE, **changes)
+    answers = {name: each._replace(images=min(each.images, changed.images)) for name, each in changed.answers.items()}
+    rows = tuple(row._replace(images=min(row.images, changed.images)) for row in changed.rows)
+    return replace(changed, answers=answers, rows=rows)

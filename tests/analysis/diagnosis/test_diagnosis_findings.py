@@ -1,9 +1,8 @@
 """Every rule of a diagnosis: when it speaks, when it is silent, and what it says."""
 
 import pytest
-from diagnosis_cases import CLASSIFIER, ENCODER, LABELLED, make_diagnosis, make_rows
+from diagnosis_cases import CLASSIFIER, ENCODER, LABELLED, figure, make_diagnosis, make_rows
 
-from fatr_hf.analysis.compare import Figure
 from fatr_hf.analysis.diagnosis.findings import RULES, SEVERITIES, find
 from fatr_hf.analysis.diagnosis.result import FixedSink
 
@@ -57,7 +56,7 @@ def test_a_reduction_that_suits_has_nothing_against_it():
     ],
 )
 def test_verdict_by_accuracy(lost, error, images, title):
-    answers = LABELLED | {"accuracy_lost": Figure(lost, error)}
+    answers = LABELLED | {"accuracy_lost": figure(lost, error)}
     assert titles(make_diagnosis(answers=answers, images=images))[0] == title
 
 
@@ -67,7 +66,7 @@ def test_verdict_by_accuracy(lost, error, images, title):
     ids=["most-classes", "perhaps", "many-changes"],
 )
 def test_verdict_by_changed_classes_where_there_are_no_labels(agreement, error, title):
-    answers = CLASSIFIER | {"agreement": Figure(agreement, error)}
+    answers = CLASSIFIER | {"agreement": figure(agreement, error)}
     found = find(make_diagnosis(answers=answers))
     assert found[0].title == title
     assert "0.05" in found[0].threshold
@@ -79,13 +78,13 @@ def test_verdict_by_changed_classes_where_there_are_no_labels(agreement, error, 
     ids=["alike", "perhaps", "other"],
 )
 def test_verdict_of_an_encoder_by_its_cosine(cosine, error, title):
-    found = find(make_diagnosis(answers=ENCODER | {"cosine": Figure(cosine, error)}))
+    found = find(make_diagnosis(answers=ENCODER | {"cosine": figure(cosine, error)}))
     assert found[0].title == title
     assert "0.02" in found[0].threshold
 
 
 def test_too_few_images_are_counted_and_have_their_standard_error():
-    answers = LABELLED | {"accuracy_lost": Figure(0.01, 0.0123)}
+    answers = LABELLED | {"accuracy_lost": figure(0.01, 0.0123)}
     verdict = find(make_diagnosis(answers=answers, images=20))[0]
     assert verdict.severity == "unsure"
     assert "1.0 points lost (standard error 1.2, 20 images)" in verdict.evidence
@@ -93,7 +92,7 @@ def test_too_few_images_are_counted_and_have_their_standard_error():
 
 
 def test_a_single_image_is_said_to_have_no_standard_error():
-    answers = {name: Figure(figure.mean, None) for name, figure in ENCODER.items()}
+    answers = {name: each._replace(standard_error=None) for name, each in ENCODER.items()}
     verdict = find(make_diagnosis(answers=answers, images=1))[0]
     assert "no standard error" in verdict.evidence
 
@@ -139,7 +138,7 @@ def test_a_layer_that_may_be_harmless_is_not_called_harmful(lost):
     ids=["better", "perhaps-better", "equal", "perhaps-worse", "worse"],
 )
 def test_selection_beside_chance(gain, error, severity, title):
-    found = finding(make_diagnosis(answers=LABELLED | {"gain_random": Figure(gain, error)}), title)
+    found = finding(make_diagnosis(answers=LABELLED | {"gain_random": figure(gain, error)}), title)
     assert found.severity == severity
     assert "own selection 0.9900, a random one 0.9500, low frequencies 0.9300" in found.evidence
 
@@ -155,12 +154,12 @@ def test_a_random_selection_is_not_compared_with_chance():
     ids=["a-quarter", "less", "unclear"],
 )
 def test_local_windows_are_advised_where_they_win_back_a_quarter(gain, error, speaks):
-    diagnosis = make_diagnosis(answers=LABELLED | {"gain_local": Figure(gain, error)})
+    diagnosis = make_diagnosis(answers=LABELLED | {"gain_local": figure(gain, error)})
     assert (WINDOWS in titles(diagnosis)) == speaks
 
 
 def test_local_windows_come_with_their_fields_and_cost():
-    found = finding(make_diagnosis(answers=LABELLED | {"gain_local": Figure(0.005, 0.001)}), WINDOWS)
+    found = finding(make_diagnosis(answers=LABELLED | {"gain_local": figure(0.005, 0.001)}), WINDOWS)
     assert "At 0.64 of the unreduced cost" in found.evidence
     assert "0.9950 to the unreduced outputs, where the present reduction has 0.9900" in found.evidence
     assert "dc_windows=4, dc_size_exponent=0.5 and keep_ratio=0.5" in found.advice
@@ -203,7 +202,7 @@ def test_high_norms_are_reported_from_one_in_two_images_on(count, speaks):
 
 def test_with_few_images_no_rule_that_compares_speaks():
     rows = make_rows(cosine_alone={0: 0.5}, energy_over_chance={0: -0.5})
-    answers = LABELLED | {"gain_random": Figure(0.5, 0.001), "gain_local": Figure(0.5, 0.001)}
+    answers = LABELLED | {"gain_random": figure(0.5, 0.001), "gain_local": figure(0.5, 0.001)}
     assert titles(make_diagnosis(rows=rows, answers=answers, images=29)) == [TOO_FEW]
 
 
@@ -214,7 +213,7 @@ def test_every_finding_is_complete():
         mass_of_sinks={1: 0.5},
         high_norms={1: 5.0},
     )
-    found = find(make_diagnosis(rows=rows, answers=CLASSIFIER | {"gain_local": Figure(0.01, 0.001)}))
+    found = find(make_diagnosis(rows=rows, answers=CLASSIFIER | {"gain_local": figure(0.01, 0.001)}))
     assert len(found) == len(RULES)
     assert all(all(finding) for finding in found)
     assert {finding.severity for finding in found} <= set(SEVERITIES)

@@ -22,7 +22,7 @@ from fatr_hf.analysis.diagnosis.svg_chart import (
 
 
 def chart_of(*means, error=None, joined=True):
-    points = {layer: Figure(mean, error) for layer, mean in enumerate(means)}
+    points = {layer: Figure(mean, error, 10) for layer, mean in enumerate(means)}
     return Chart("Rank", (Series("a & b", points, joined),), marked_layers=(1,))
 
 
