@@ -51,11 +51,11 @@ RIVALS = {
 
 @torch.no_grad()
 def randomise(model):
-    """Evaluation mode, eager attention, and weights large enough to make attention uneven; none is zero."""
+    """Evaluation mode, float64, eager attention, and weights large enough to make attention uneven; none is zero."""
     for parameter in model.parameters():
         parameter.mul_(parameter.dim() == 1).add_(torch.randn(parameter.shape), alpha=0.3)
     model.set_attn_implementation("eager")
-    return model.eval()
+    return model.double().eval()
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ WITHOUT = {"reweight_attention": False, "dc_position_embeddings": False}
 
 
 def make_searchable(tiny, model_class=FATRViTForImageClassification, **fields):
-    """A model that tells tokens apart and can have every schedule, with a layer more than the paper's need."""
+    """In float64 a model that tells tokens apart and can have every schedule, with a layer more than the paper's."""
     torch.manual_seed(1)
     own = {"num_hidden_layers": 5, "num_labels": 5, "initializer_range": 0.3}
     config = FATRViTConfig(**{**tiny, **own, **WITHOUT, **fields})
-    return model_class(config).eval()
+    return model_class(config).double().eval()
 
 
 def make_encoder(tiny):

@@ -33,7 +33,7 @@ def models(make_sharp_fatr):
 
 def with_error(values):
     error = np.std(values, ddof=1) / math.sqrt(len(values))
-    return pytest.approx((np.mean(values), error, len(values)), rel=1e-4, abs=1e-6)
+    return pytest.approx((np.mean(values), error, len(values)), rel=1e-8, abs=1e-10)
 
 
 @pytest.mark.parametrize("batch_size", [3, 32], ids="batches-of-{}".format)
@@ -93,7 +93,7 @@ def test_by_default_everything_is_measured_that_all_models_allow(models, images)
 @torch.no_grad()
 def test_encoders_have_a_cosine_alone(make_sharp_fatr, images, pooling):
     config = make_sharp_fatr().config
-    fatr = FATRViTModel(config, add_pooling_layer=pooling).eval()
+    fatr = FATRViTModel(config, add_pooling_layer=pooling).double().eval()
     models = matched_rivals(fatr, ["unreduced"]) | {"FATR": fatr}
     assert isinstance(models["unreduced"], ViTModel)
     reference, other = compare(models, Batch(images, LABELS), ["stable_rank"]).contenders
@@ -101,7 +101,7 @@ def test_encoders_have_a_cosine_alone(make_sharp_fatr, images, pooling):
     outputs = [model(images) for model in models.values()]
     features = [each.pooler_output if pooling else each.last_hidden_state[:, 0] for each in outputs]
     expected = torch.cosine_similarity(*features, dim=1).mean()
-    assert other.answers["cosine"].mean == pytest.approx(float(expected), rel=1e-5)
+    assert other.answers["cosine"].mean == pytest.approx(float(expected), rel=1e-10)
 
 
 def test_a_classifier_without_classes_is_an_encoder(make_sharp_fatr, images):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from rounding import assert_rounded_alike
 from transformers import ResNetConfig, ResNetModel
 
 from fatr_hf.analysis.images import Batch
@@ -59,7 +60,7 @@ def test_only_the_highest_and_the_lowest_tokens_are_changed(model, pixel_values,
             scale = float(spread[image]) * (0.5, 2.0)[place % 2]
             assert float(noise.square().mean().sqrt()) == pytest.approx(scale, rel=0.5)
     for weak, strong in (noisy[:2], noisy[2:]):
-        torch.testing.assert_close(4 * (weak - state.tokens), strong - state.tokens, atol=1e-4, rtol=1e-3)
+        assert_rounded_alike(4 * (weak - state.tokens), strong - state.tokens)
     for earlier in range(layer):
         assert all(torch.equal(each, inputs[earlier][0]) for each in inputs[earlier])
 
@@ -75,7 +76,7 @@ def test_high_and_low_get_the_same_noise(make_model, pixel_values):
         centred = layer.entering.tokens - layer.entering.tokens.mean(dim=1, keepdim=True)
         whole = noise * centred.square().mean(dim=(1, 2), keepdim=True).sqrt()
         for each in (high, low):
-            torch.testing.assert_close(each[:, 1:][each[:, 1:] != 0], whole[each[:, 1:] != 0])
+            assert_rounded_alike(each[:, 1:][each[:, 1:] != 0], whole[each[:, 1:] != 0])
 
 
 def test_noise_of_scale_zero_changes_nothing_and_more_changes_more(model, pixel_values):
@@ -86,10 +87,10 @@ def test_noise_of_scale_zero_changes_nothing_and_more_changes_more(model, pixel_
     names = {row.measure.rsplit("_", 1)[0] for row in rows}
     assert names == ({"cosine", "divergence", "agreement", "accuracy"} if hasattr(model, "classifier") else {"cosine"})
     for kind in ("high", "low"):
-        assert found[f"cosine_{kind}", 0.0] == pytest.approx(1, abs=1e-6)
+        assert found[f"cosine_{kind}", 0.0] == pytest.approx(1, rel=1e-10)
         assert found[f"cosine_{kind}", 30.0] < found[f"cosine_{kind}", 0.1] < 1 - 1e-9
         if "divergence" in names:
-            assert found[f"divergence_{kind}", 0.0] == pytest.approx(0, abs=1e-6)
+            assert found[f"divergence_{kind}", 0.0] == pytest.approx(0, abs=1e-10)
             assert found[f"agreement_{kind}", 0.0] == 1
 
 
@@ -104,8 +105,8 @@ def test_answers_are_those_of_the_disturbed_model(make_model, pixel_values):
             noisy = model_output(model, pixel_values)
         [row] = [row for row in rows if row.measure == f"cosine_{kind}"]
         cosine = torch.cosine_similarity(noisy, clean, dim=1)
-        assert row.mean == pytest.approx(float(cosine.mean()), rel=1e-6)
-        assert row.standard_error == pytest.approx(float(cosine.std()) / math.sqrt(3), rel=1e-3)
+        assert row.mean == pytest.approx(float(cosine.mean()), rel=1e-10)
+        assert row.standard_error == pytest.approx(float(cosine.std()) / math.sqrt(3), rel=1e-8)
     assert torch.equal(model_output(model, pixel_values), clean)
 
 

@@ -6,6 +6,7 @@ import sys
 import optuna
 import pytest
 import torch
+from rounding import assert_rounded_alike
 from search_cases import make_encoder, make_images, make_searchable
 
 from fatr_hf import FATRViTConfig
@@ -50,7 +51,7 @@ def test_omegas_and_embeddings_of_zero_are_as_none(tiny, model, images, layers):
     assert not any(parameter.any() for name, parameter in with_parameters.named_parameters() if "omega" in name)
     expected = with_parameters(images.pixel_values).logits
     model.set_reduction(**fields)
-    torch.testing.assert_close(model(images.pixel_values).logits, expected, rtol=0, atol=1e-6)
+    assert_rounded_alike(model(images.pixel_values).logits, expected)
 
 
 @pytest.mark.parametrize("quality", ["accuracy", "cosine", "divergence", "agreement"])
@@ -69,13 +70,13 @@ def test_qualities_are_what_they_say(model, images, quality):
         "divergence": (reference.softmax(dim=1) * log_ratio).sum(dim=1),
         "agreement": (output.argmax(dim=1) == reference.argmax(dim=1)).float(),
     }[quality]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert_rounded_alike(found, expected, torch.float64)
 
 
 def test_encoders_are_searched_by_their_pooled_output(tiny, images):
     result = search_schedules(make_encoder(tiny), images, trials=2)
     assert result.quality == "cosine"
-    assert result.unreduced_quality == pytest.approx(1)
+    assert result.unreduced_quality == pytest.approx(1, rel=1e-10)
     with pytest.raises(ValueError, match="'agreement' needs the logits of a classifier"):
         search_schedules(make_encoder(tiny), images, trials=1, quality="agreement")
 
@@ -91,7 +92,7 @@ def test_trials_hold_what_their_schedules_cost_and_reach(model, images, search):
         assert trial.cost == trial.macs / result.unreduced_macs
         with scheduled(model, trial.schedule):
             qualities = torch.cat(list(part_qualities(model, load_examples(model, images, 4, "cosine"))))
-        assert trial.quality == pytest.approx(qualities.mean().item(), abs=1e-6)
+        assert trial.quality == pytest.approx(qualities.mean().item(), rel=1e-10)
 
 
 def test_accuracy_is_the_default_where_there_are_labels(model, images, search):

@@ -64,9 +64,9 @@ def test_a_check_compares_with_tome_at_the_same_cost(model, images):
         values = image_qualities(model, examples)
         tome = matched_rivals(model, ["tome"])["tome"]
     others = image_qualities(tome, examples)
-    assert check.schedule_quality == pytest.approx(values.mean().item(), abs=1e-6)
-    assert check.rival_quality == pytest.approx(others.mean().item(), abs=1e-6)
-    assert check.difference == pytest.approx((values - others).mean().item(), abs=1e-6)
+    assert check.schedule_quality == pytest.approx(values.mean().item(), rel=1e-10)
+    assert check.rival_quality == pytest.approx(others.mean().item(), rel=1e-10)
+    assert check.difference == pytest.approx((values - others).mean().item(), abs=1e-10)
     assert check.macs_share == SCHEDULE.macs_share(model.config)
     assert check.rival_macs_share == pytest.approx(check.macs_share, abs=0.05)
     assert check.interval[0] < check.difference < check.interval[1]

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from rounding import assert_rounded_alike
 
 from fatr_hf.analysis.trace import trace
 from fatr_hf.baselines.matched import matched_rivals
@@ -46,22 +47,22 @@ def test_tokens_and_maps_are_the_models(rival, pixel_values):
     traces = list(trace(rival, pixel_values))
     states = [traces[0].entering, *(each.leaving for each in traces)]
     for state, expected in zip(states, outputs.hidden_states, strict=True):
-        torch.testing.assert_close(state.tokens, expected, atol=1e-5, rtol=1e-5)
+        assert_rounded_alike(state.tokens, expected)
         assert (state.grid, state.num_prefix, state.num_dc) == ((8, 8), 1, 0)
     for number, (each, attention) in enumerate(zip(traces, outputs.attentions, strict=True)):
         assert each.layer == number
         assert each.entering is states[number]
-        torch.testing.assert_close(each.attention, attention, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(each.scores, attention.mean(dim=(1, 2)), atol=1e-6, rtol=1e-5)
+        assert_rounded_alike(each.attention, attention)
+        assert_rounded_alike(each.scores, attention.mean(dim=(1, 2)))
         assert (each.reduction is not None) == (each.leaving.tokens.shape[1] < each.entering.tokens.shape[1])
     logits = rival.classifier(rival.vit.layernorm(traces[-1].leaving.tokens)[:, 0])
-    torch.testing.assert_close(logits, outputs.logits, atol=1e-5, rtol=1e-5)
+    assert_rounded_alike(logits, outputs.logits)
 
 
 def test_reductions_stand_between_attention_and_mlp(rival, pixel_values):
     for each, before, after in every_reduction(trace(rival, pixel_values)):
         layer = rival.vit.layers[each.layer]
-        torch.testing.assert_close(layer.mix(after), each.leaving.tokens)
+        assert_rounded_alike(layer.mix(after), each.leaving.tokens)
         # Patches that are tokens of their own go through a reduction unchanged.
         for image in range(3):
             own = each.leaving.own[image]
@@ -96,14 +97,14 @@ def test_evit_keeps_what_cls_attends_to(make_traces, name):
 
 def test_tome_merges_what_matches(make_traces):
     model, traces = make_traces("tome")
-    members, sizes = [start() for _ in range(3)], torch.ones(3, 65)
+    members, sizes = [start() for _ in range(3)], torch.ones(3, 65, dtype=torch.float64)
     for each in traces:
         layer, merges = model.vit.layers[each.layer], [9, 0, 20, 5][each.layer]
         if merges:
             keys = layer.attention.k_proj(layer.layernorm_before(each.entering.tokens))
             merged, unmerged, targets = match_tokens(keys.unflatten(2, (2, 16)).mean(dim=2), merges)
             new, sizes = merge_tokens(each.reduction[0], sizes, merged, unmerged, targets)
-            torch.testing.assert_close(each.reduction[1], new, atol=1e-5, rtol=1e-5)
+            assert_rounded_alike(each.reduction[1], new)
         for image in range(3):
             if merges:
                 old = members[image]
@@ -169,5 +170,5 @@ def test_dropped_patches_take_the_mean_of_the_others(make_traces):
         for image in range(3):
             dropped = state.source[image] < 0
             mean = state.on_grid[image, ~dropped].mean(dim=0)
-            torch.testing.assert_close(state.on_grid[image, dropped], mean.expand(int(dropped.sum()), -1))
+            assert_rounded_alike(state.on_grid[image, dropped], mean.expand(int(dropped.sum()), -1))
             assert torch.equal(state.on_grid[image, ~dropped], state.tokens[image, state.source[image, ~dropped]])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from hub_server import running_hub
+from rounding import FLOAT32
 
 ONLINE = (
     "load_model",
@@ -55,7 +56,7 @@ def found(load):
 
 def assert_same_answers(loaded, published):
     assert loaded["logits"] == published["logits"]
-    assert loaded["scores"] == pytest.approx(published["scores"], rel=1e-5)
+    assert loaded["scores"] == pytest.approx(published["scores"], rel=FLOAT32)
 
 
 @pytest.mark.parametrize(
