@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..baselines.arguments import described, require_kind, require_layers
+from ..images import printable
 from .figure_files import require_matplotlib
 from .image_trace import ImageTrace, Lines, PatchMap, boundaries, hatching, reduced_pixels, token_boundaries
-from .names import figure_text, printable
+from .names import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

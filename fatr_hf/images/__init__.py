@@ -5,7 +5,8 @@ Training, analysis, serving and the command line read pictures here and nowhere 
 
 from .class_folders import ClassFolder, Split, read_class_folder
 from .folders import Folder, list_folder, picture_endings
-from .opening import PictureError, TooManyPixels, open_picture, printable
+from .names import printable
+from .opening import PictureError, TooManyPixels, open_picture
 from .processors import check_processor, picture_mode, resize_processor
 
 __all__ = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .folders import Folder, counted, first_few, list_folder
-from .opening import printable
+from .names import printable
 
 TRAIN_SPLITS = ("train", "training")
 TEST_SPLITS = ("test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation")

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from .opening import import_pillow, printable
+from .names import printable
+from .opening import import_pillow
 
 NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 """Formats that Pillow recognises but does not decode by itself."""

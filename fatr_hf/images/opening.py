@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
+from .names import printable
+
 logger = logging.get_logger(__name__)
 
 Picture = Any
@@ -196,15 +198,3 @@ def to_8_bits(picture: Picture, largest: int | None, name: str) -> Picture:
     if 0 < high < DARK_SHARE * largest:
         logger.warning_once(f"{name} is nearly black: its highest value is {high:g}, and white is {largest}.")
     return import_pillow().Image.fromarray(np.rint(values * (255 / largest)).clip(0, 255).astype(np.uint8))
-
-
-def printable(name: Any) -> str:
-    r"""A name for a message: bytes that are no UTF-8 as ``\xe9``, and control characters escaped as well."""
-    return "".join(
-        f"\\x{ord(letter) - 0xDC00:02x}"
-        if "\udc80" <= letter <= "\udcff"
-        else letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape").decode()
-        for letter in str(name)
-    )

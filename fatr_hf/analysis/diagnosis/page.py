@@ -5,9 +5,9 @@ from html import escape
 from typing import NamedTuple
 
 from ...baselines.arguments import require_kind
+from ...images import printable
 from ..compare import Figure
 from ..model_inputs import without_class
-from ..names import printable
 from .findings import MARGIN, Finding, find
 from .result import LEAST_IMAGES, Diagnosis
 from .sections import Section, Table, chart_table, list_sections
