@@ -175,8 +175,8 @@ def noise_figure(rows: Sequence[Row], measure: str = "agreement") -> "Figure":
         panel.sharey(axes[0])
     axes[0].legend(fontsize="small")
     if measure == "accuracy":
-        images = max(row.images for row in rows if row.measure.startswith("agreement"))
-        figure.supxlabel(without_class(max(row.images for row in chosen), images), fontsize="small")
+        labelled, images = (max(row.images for row in part) for part in (chosen, rows))
+        figure.supxlabel(without_class(labelled, images), fontsize="small")
     return figure
 
 

@@ -17,7 +17,8 @@ def described(value: Any) -> str:
     """A plain value as Python writes it, of anything else its class."""
     if isinstance(value, (str, Real, NoneType)):
         return repr(value)
-    return f"a {type(value).__module__}.{type(value).__qualname__}"
+    kind = type(value)
+    return f"a {kind.__qualname__}" if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__qualname__}"
 
 
 def is_integer(value: Any) -> bool:

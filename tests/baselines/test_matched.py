@@ -5,7 +5,7 @@ import torch
 from rounding import assert_rounded_alike
 from transformers import ViTForImageClassification, ViTModel
 
-from fatr_hf import FATRViTForImageClassification, FATRViTModel
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
 from fatr_hf.baselines import matched
 from fatr_hf.baselines.macs import count_macs
 from fatr_hf.baselines.matched import CLASSES, matched_merges, matched_rivals, stock_fields, tome_macs
@@ -163,3 +163,67 @@ def test_only_what_is_named_is_built(fatr, monkeypatch):
     monkeypatch.setattr(matched, "matched_merges", None)
     assert list(matched_rivals(fatr, ["pooling", "unreduced"])) == ["pooling", "unreduced"]
     assert isinstance(matched_rivals(fatr, ["random"])["random"], FATRViTForImageClassification)
+
+
+def changed(model, state, fields):
+    """What of a model is no more as it was."""
+    now = model.state_dict()
+    names = [
+        name for name, value in state.items() if value.dtype != now[name].dtype or not torch.equal(value, now[name])
+    ]
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return names + frozen + [name for name, value in fields.items() if model.config.to_dict()[name] != value]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_whatever_becomes_of_a_rival_the_model_stays_as_it_is(make_fatr, pixel_values, name):
+    fatr = make_fatr(reduction_layers=[0, 2], keep_ratio=[0.7, 0.5], dc_windows=[2, 1])
+    state, fields = {key: value.clone() for key, value in fatr.state_dict().items()}, fatr.config.to_dict()
+    rival = matched_rivals(fatr, [name])[name]
+    assert all(parameter.requires_grad for parameter in rival.parameters())
+    rival(pixel_values).logits.sum().backward()
+    torch.optim.SGD(rival.parameters(), lr=1.0).step()
+    rival.requires_grad_(False)
+    for field in ("reduction_layers", "keep_ratio", "dc_windows"):
+        if isinstance(getattr(rival.config, field, None), list):
+            getattr(rival.config, field).append(9)
+    rival.config.id2label[0] = "another"
+    rival.half()
+    assert changed(fatr, state, fields) == []
+    assert all(parameter.grad is None for parameter in fatr.parameters())
+
+
+def test_the_callers_random_numbers_stay_as_they_are(fatr):
+    before = torch.get_rng_state()
+    matched_rivals(fatr)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_encoder_keeps_its_mask_token(tiny):
+    fatr = FATRViTModel(FATRViTConfig(**tiny), use_mask_token=True).eval()
+    for rival in matched_rivals(fatr).values():
+        assert torch.equal(rival.embeddings.mask_token, fatr.embeddings.mask_token)
+
+
+def test_adapters_are_to_be_merged_first(make_fatr):
+    fatr = make_fatr()
+    adapted = torch.nn.Linear(32, 32)
+    adapted.lora_A = torch.nn.Linear(32, 2)
+    fatr.vit.layers[0].attention.q_proj = adapted
+    with pytest.raises(
+        ValueError, match=r"other weights than a ViT's, such as vit\.layers\.0.*lora_A.*: merge its adapters"
+    ):
+        matched_rivals(fatr, ["evit"])
+
+
+@pytest.mark.parametrize("names", ["tome", ["tome", "tome"], 3], ids=str)
+def test_names_are_a_list_without_doubles(fatr, names):
+    with pytest.raises(ValueError, match=r"names must be a list|'tome' is there twice"):
+        matched_rivals(fatr, names)
+
+
+def test_other_models_have_no_rivals(stock, fatr):
+    with pytest.raises(ValueError, match=r"Only a FATR model can be given rivals, not .*ViTForImageClassification"):
+        matched_rivals(stock)
+    with pytest.raises(ValueError, match="A fused model cannot be given rivals"):
+        matched_rivals(fatr.fuse())

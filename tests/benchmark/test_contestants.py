@@ -106,3 +106,9 @@ def test_drawn_parameters_depend_on_name_and_seed(contestants):
 def test_names_are_checked(names):
     with pytest.raises(ValueError, match=r"abacus|at least one|'fatr' is there twice"):
         require_known(names)
+
+
+def test_the_callers_random_numbers_stay_as_they_are(setting, cpu):
+    before = torch.get_rng_state()
+    build_contestants(["stock", "fatr"], setting, cpu)
+    assert torch.equal(torch.get_rng_state(), before)

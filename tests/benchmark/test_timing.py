@@ -1,10 +1,11 @@
 import gc
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 
-from fatr_hf.benchmark import Timing, time_in_turn
+from fatr_hf.benchmark import Timing, compare_throughput, time_in_turn
 from fatr_hf.benchmark.timing import cpu_threads
 
 
@@ -59,3 +60,17 @@ def test_threads_are_put_back():
     assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="threads=0 must be an integer"), cpu_threads(0):
         pass
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["measured", "failed"])
+def test_models_are_left_in_their_modes(make_fatr, fails):
+    model = make_fatr().train()
+    model.vit.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    pixels = torch.zeros(1, 3, 32, 36 if fails else 32)
+    seen = []
+    model.register_forward_pre_hook(lambda module, arguments: seen.append(module.training))
+    with pytest.raises(ValueError, match="doesn't match model") if fails else nullcontext():
+        compare_throughput({"FATR": model}, pixels, repeats=1, warmup=0)
+    assert seen == [False]
+    assert [module.training for module in model.modules()] == modes
