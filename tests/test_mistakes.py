@@ -91,3 +91,25 @@ def test_labels_become_int64(labels, expected):
 
 def test_examples_without_labels_make_a_batch_without():
     assert set(collate([{"pixel_values": PIXELS}] * 2)) == {"pixel_values"}
+
+
+@pytest.mark.parametrize(
+    ("pixel_values", "words"),
+    [
+        (torch.zeros(3, 32, 32), r"pixel_values of the shape \(3, 32, 32\) must be \(batch, channels, height, width\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "pixel_values of torch.uint8 must be of floating point"),
+        ([torch.zeros(3, 32, 32)], "pixel_values must be a tensor, as the image processor gives, not list"),
+        (PICTURE, "pixel_values must be a tensor, as the image processor gives, not Image"),
+        (torch.zeros(1, 32, 32, 3), "channel"),
+    ],
+    ids=["no-batch", "bytes", "list", "picture", "channels-last"],
+)
+def test_models_take_what_an_image_processor_gives(make_fatr, pixel_values, words):
+    with pytest.raises(ValueError, match=words):
+        make_fatr()(pixel_values)
+
+
+@pytest.mark.parametrize("size", ["32", 32.5, True, [32, "32"], 0], ids=repr)
+def test_image_sizes_are_integers(make_fatr, size):
+    with pytest.raises(ValueError, match="must be one number, or height and width, each at least 1"):
+        make_fatr().config.patch_grid(size)

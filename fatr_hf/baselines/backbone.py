@@ -25,7 +25,13 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..modeling.frequency_attention import AttentionResult, attend
-from ..modeling.fused_projections import PatchEmbeddings, ProjectingAttention, is_fused, reads_prefix_alone
+from ..modeling.fused_projections import (
+    PatchEmbeddings,
+    ProjectingAttention,
+    check_pixel_values,
+    is_fused,
+    reads_prefix_alone,
+)
 from ..modeling.operators import add_residual
 from .configuration import BaselineConfig, Grids
 
@@ -197,8 +203,10 @@ class BaselineModel(BaselinePreTrainedModel, ViTModel):
             prefix_only: compute no more of the last layer than CLS, which then is all of the last hidden state.
 
         Raises:
-            ValueError: an attention mask, or an image size that the model cannot take.
+            ValueError: an attention mask, pixel values of another shape or kind, or an image size that the model cannot
+                take.
         """
+        check_pixel_values(pixel_values)
         if attention_mask is not None:
             raise ValueError(
                 "attention_mask is not supported: layers shorten the sequence, so that a mask made for the first of "

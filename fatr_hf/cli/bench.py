@@ -40,6 +40,7 @@ from .common import (
     refusals,
     require_folders,
     separated,
+    write_text,
 )
 
 HELP = """
@@ -199,8 +200,8 @@ def write_outputs(
 ) -> None:
     """Writes the files that were asked for."""
     if json is not None:
-        json.write_text(report.to_json())
+        write_text(json, report.to_json())
     if markdown is not None:
-        markdown.write_text(report_text(report, targets_table(cases, report.comparisons)))
+        write_text(markdown, report_text(report, targets_table(cases, report.comparisons)))
     if plot is not None:
         plot_throughput(report.comparisons, plot)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..analysis.figure_files import whole_file
 from ..analysis.images import Batch, NamedImage, PictureBatches, class_numbers
 from ..hub.load import require_processor
 from ..modeling.configuration_fatr_vit import PRESETS
@@ -112,7 +113,13 @@ def require_folders(*paths: Path | None) -> None:
 def write_json(path: Path | None, values: Mapping[str, Any]) -> None:
     """Writes what a command found, if a file was asked for."""
     if path is not None:
-        path.write_text(json.dumps(values, indent=2) + "\n")
+        write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as a whole or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 @contextmanager

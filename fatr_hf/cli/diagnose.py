@@ -29,6 +29,7 @@ from .common import (
     require_folders,
     watched,
     write_json,
+    write_text,
 )
 
 HELP = """
@@ -80,7 +81,7 @@ def run(
         data = load_pictures(reduced, processor, images, limit, batch_size)
         diagnosis = diagnose(reduced, watched("Diagnosing", data))
         if html is not None:
-            html.write_text(html_page(diagnosis, model, images), encoding="utf-8")
+            write_text(html, html_page(diagnosis, model, images))
         findings = [finding._asdict() for finding in find(diagnosis)]
         write_json(json, {"model": model, "images_of": images, "findings": findings, **diagnosis.to_dict()})
     typer.echo(text_page(diagnosis, model, images), nl=False)

@@ -76,7 +76,7 @@ def as_pair(name: str, size: int | Iterable[int]) -> tuple[int, int]:
         ValueError: another number of values, or one below 1.
     """
     values = list(size) if isinstance(size, Iterable) else [size, size]
-    if len(values) != 2 or min(values) < 1:
+    if len(values) != 2 or not all(is_integer(value) and value >= 1 for value in values):
         raise ValueError(f"{name}={size!r} must be one number, or height and width, each at least 1.")
     return values[0], values[1]
 

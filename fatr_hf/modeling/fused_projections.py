@@ -45,6 +45,21 @@ def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
     return why_not_plain(module, cls) is None
 
 
+def check_pixel_values(pixel_values: Any) -> None:
+    """Raises a ValueError for what no image processor gives: pictures, bytes, an image that is no batch."""
+    if not isinstance(pixel_values, Tensor):
+        kind = type(pixel_values).__name__
+        raise ValueError(f"pixel_values must be a tensor, as the image processor gives, not {kind}.")
+    if pixel_values.dim() != 4:
+        shape = tuple(pixel_values.shape)
+        raise ValueError(f"pixel_values of the shape {shape} must be (batch, channels, height, width).")
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values of {pixel_values.dtype} must be of floating point, as the image processor gives: bytes are "
+            "neither scaled nor normalised."
+        )
+
+
 class PatchEmbeddings(ViTPatchEmbeddings):
     """ViT's patch embedding as one matrix product: the convolution's weights, (hidden, channels, height, width)."""
 

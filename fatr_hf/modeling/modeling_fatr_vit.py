@@ -28,7 +28,14 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .budget import choose_keep_ratio
 from .configuration_fatr_vit import FATRViTConfig
-from .fused_projections import check_fusible, fuse_projections, is_fused, reads_prefix_alone, shared_copy
+from .fused_projections import (
+    check_fusible,
+    check_pixel_values,
+    fuse_projections,
+    is_fused,
+    reads_prefix_alone,
+    shared_copy,
+)
 from .hub_repository import HubRepositoryMixin
 from .input_budget import InputBudgetOutput, run_by_mass
 from .layers_fatr_vit import FATRViTAttention, FATRViTEmbeddings, FATRViTLayer, FATRViTReduction
@@ -175,21 +182,6 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
         """
         refuse_fused(self, "load_state_dict")
         return super().load_state_dict(*args, **kwargs)
-
-
-def check_pixel_values(pixel_values: Any) -> None:
-    """Raises a ValueError for what no image processor gives: pictures, bytes, an image that is no batch."""
-    if not isinstance(pixel_values, Tensor):
-        kind = type(pixel_values).__name__
-        raise ValueError(f"pixel_values must be a tensor, as the image processor gives, not {kind}.")
-    if pixel_values.dim() != 4:
-        shape = tuple(pixel_values.shape)
-        raise ValueError(f"pixel_values of the shape {shape} must be (batch, channels, height, width).")
-    if not pixel_values.is_floating_point():
-        raise ValueError(
-            f"pixel_values of {pixel_values.dtype} must be of floating point, as the image processor gives: bytes are "
-            "neither scaled nor normalised."
-        )
 
 
 def refuse_training(model: nn.Module, layers: Iterable[Any]) -> None:
