@@ -100,7 +100,7 @@ def test_examples_without_labels_make_a_batch_without():
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "pixel_values of torch.uint8 must be of floating point"),
         ([torch.zeros(3, 32, 32)], "pixel_values must be a tensor, as the image processor gives, not list"),
         (PICTURE, "pixel_values must be a tensor, as the image processor gives, not Image"),
-        (torch.zeros(1, 32, 32, 3), "channel"),
+        (torch.zeros(1, 32, 32, 3), "does not divide into patches"),
     ],
     ids=["no-batch", "bytes", "list", "picture", "channels-last"],
 )
