@@ -6,8 +6,8 @@ from huggingface_hub import ModelCard
 from torch.nn import functional
 from transformers import ViTForImageClassification
 
-from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate
 from fatr_hf.training.losses import distillation_loss
+from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate
 
 # transformers 5.17 does not know the new name yet.
 ignore_old_name = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
