@@ -34,9 +34,8 @@ class BatchRecord:
 
     def __str__(self) -> str:
         processes = self.total // (self.batch * self.accumulation_steps)
-        return (
-            f"{self.total} images a step ({self.batch} x {self.accumulation_steps} accumulated x {processes} processes)"
-        )
+        factors = f"batch {self.batch} x accumulation {self.accumulation_steps} x processes {processes}"
+        return f"{self.total} images a step ({factors})"
 
 
 def refuse_other_batch(checkpoint: Path, current: BatchRecord) -> None:
@@ -78,9 +77,9 @@ def refuse_other_model(checkpoint: Path, restored: PreTrainedModel, model: PreTr
     different = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
     if different:
         name = different[0]
-        shapes = [f"has the shape {each[name]}" if name in each else "is absent" for each in (there, here)]
+        shapes = [each.get(name, "absent") for each in (there, here)]
         raise ValueError(
-            f"{checkpoint} is of another model: {name} {shapes[0]} there and {shapes[1]} here; {len(different)} of "
+            f"{checkpoint} is of another model: {name} is {shapes[0]} there and {shapes[1]} here; {len(different)} of "
             f"{len(here)} weights differ."
         )
     classes = different_classes(restored.config, model.config)
