@@ -66,6 +66,8 @@ def check_arguments(args: Any, repeats: int) -> None:
     check_number("label_smoothing_factor", args.label_smoothing_factor, at_least=0)
     if args.label_smoothing_factor > 1:
         raise ValueError(f"label_smoothing_factor={args.label_smoothing_factor} must be at most 1: it is a share.")
+    if args.label_names not in (None, ["labels"]):
+        raise ValueError(f"label_names={args.label_names!r} must be ['labels'] or None: call the column labels.")
     sampling = str(getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy))
     if sampling not in _SAMPLING:
         raise ValueError(
@@ -77,7 +79,10 @@ def check_arguments(args: Any, repeats: int) -> None:
 
 
 def check_length_of_training(args: TrainingArguments) -> None:
-    """Raises a ValueError for a number of steps or epochs in which nothing is trained."""
+    """Raises a ValueError for steps, epochs or a batch size with which nothing is trained."""
+    check_count("per_device_train_batch_size", args.per_device_train_batch_size)
+    check_count("gradient_accumulation_steps", args.gradient_accumulation_steps)
+    check_count("max_steps", args.max_steps, at_least=-1)
     if args.max_steps == 0:
         raise ValueError("max_steps=0 trains nothing: give the number of steps, or -1 to train num_train_epochs.")
     if args.max_steps < 0:
@@ -87,7 +92,7 @@ def check_length_of_training(args: TrainingArguments) -> None:
 def check_learning_rate(learning_rate: object) -> None:
     """Raises a ValueError for a learning rate that is no number above 0."""
     if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or not float(learning_rate) > 0:
-        raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0: nothing would be trained.")
+        raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0.")
 
 
 def check_loss(args: TrainingArguments, config: Any, *, has_loss_function: bool, has_teacher: bool) -> None:

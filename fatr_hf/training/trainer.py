@@ -101,6 +101,8 @@ class FATRTrainer(Trainer):
             check_classifier("model", model)
         check_number("distillation_weight", distillation_weight, at_least=0)
         check_number("distillation_temperature", distillation_temperature, above=0)
+        if ema_decay is not None:
+            check_number("ema_decay", ema_decay, at_least=0)
         check_count("repeats", repeats)
         check_callable("train_collator", train_collator)
         # No parameter is without gradient. The Trainer hands this to accelerate in its constructor.

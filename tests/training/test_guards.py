@@ -81,8 +81,13 @@ def test_evaluation_in_half_precision_leaves_the_weights(make_fatr, make_trainer
         ({"max_steps": -1, "num_train_epochs": -3}, "num_train_epochs=-3 must be above 0"),
         ({"max_steps": -1, "num_train_epochs": float("nan")}, "num_train_epochs=nan must be a number, above 0"),
         ({"max_steps": 0}, "max_steps=0 trains nothing"),
+        ({"max_steps": 2.5}, "max_steps=2.5 must be an integer"),
+        ({"max_steps": -2}, "max_steps=-2 must be at least -1"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0 must be at least 1"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0 must be at least 1"),
     ],
-    ids=["rate-0", "rate-negative", "rate-nan", "epochs-0", "epochs-negative", "epochs-nan", "steps-0"],
+    ids=["rate-0", "rate-negative", "rate-nan", "epochs-0", "epochs-negative", "epochs-nan", "steps-0"]
+    + ["steps-half", "steps-negative", "batch-0", "accumulation-0"],
 )
 def test_runs_that_train_nothing_are_refused(make_fatr, make_trainer, arguments, words):
     model = make_fatr()
@@ -121,6 +126,8 @@ def test_own_optimiser_brings_its_own_learning_rate(make_fatr, make_trainer):
         ({"repeats": 2.5}, "repeats=2.5 must be an integer, at least 1"),
         ({"repeats": "3"}, "repeats='3' must be an integer"),
         ({"repeats": True}, "repeats=True must be an integer"),
+        ({"ema_decay": "0.99"}, "ema_decay='0.99' must be a number, at least 0"),
+        ({"ema_decay": 99.98}, "ema_decay=99.98 must be at least 0 and below 1"),
         ({"train_collator": "deit"}, "train_collator='deit' must be a function"),
         ({"compute_metrics": "accuracy"}, "compute_metrics='accuracy' must be a function"),
         ({"compute_loss_func": "focal"}, "compute_loss_func='focal' must be a function"),
@@ -141,9 +148,10 @@ def test_mistaken_options_are_refused(make_fatr, make_trainer, options, words):
     [
         ({"label_smoothing_factor": 10}, "label_smoothing_factor=10 must be at most 1"),
         ({"label_smoothing_factor": -0.1}, "label_smoothing_factor=-0.1 must be at least 0"),
+        ({"label_names": ["target"]}, r"label_names=\['target'\] must be \['labels'\] or None"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' is for texts"),
     ],
-    ids=["smoothing", "negative-smoothing", "lengths"],
+    ids=["smoothing", "negative-smoothing", "label-names", "lengths"],
 )
 def test_mistaken_arguments_are_refused(make_fatr, make_trainer, arguments, words):
     with pytest.raises(ValueError, match=words):
