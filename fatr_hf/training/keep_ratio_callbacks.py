@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..modeling.budget import admissible_keep_ratios, is_admissible
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
 from ..modeling.token_schedule import per_layer
+from .guards import check_count, check_number
 
 
 class KeepRatioCallback(TrainerCallback):
@@ -111,19 +112,23 @@ class ElasticKeepRatio(KeepRatioCallback):
         step: distance between the ratios that are drawn; each is another shape for ``torch.compile``.
 
     Raises:
-        ValueError: a range that is empty or not in (0, 1), or a step that is not positive; in training, ratios that
-            the model's schedule does not allow.
+        ValueError: a range that is empty or not in (0, 1), or a step that is not positive or longer than the range; in
+            training, ratios that the model's schedule does not allow.
     """
 
     def __init__(self, low: float, high: float, seed: int = 0, step: float = 0.05):
         super().__init__()
+        check_number("low", low, above=0)
+        check_number("high", high, above=0)
+        check_number("step", step, above=0)
+        check_count("seed", seed, at_least=0)
         if not 0 < low <= high < 1:
             raise ValueError(
                 f"The range of keep ratios from {low} to {high} must be ascending and inside (0, 1); at 1 nothing is "
                 "reduced, and parameters of the reduction would get no gradient."
             )
-        if not step > 0:
-            raise ValueError(f"step={step} must be above 0.")
+        if low + step > high + 1e-6 and low < high:
+            raise ValueError(f"step={step} must be at most the range from {low} to {high}: only {low} would be drawn.")
         self.seed = seed
         # The margin keeps a step that hits the end from being lost to rounding.
         self.ratios = [round(low + place * step, 6) for place in range(int((high - low) / step + 1e-6) + 1)]
@@ -162,8 +167,7 @@ class KeepRatioWarmup(KeepRatioCallback):
 
     def __init__(self, steps: float):
         super().__init__()
-        if not steps > 0:
-            raise ValueError(f"keep_ratio_warmup={steps} must be above 0: steps, or below 1 their share.")
+        check_number("keep_ratio_warmup", steps, above=0)
         self.steps = steps
 
     def keep_ratio(self, args: TrainingArguments, state: TrainerState, model: Any) -> Any:

@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..analysis.measures import high_frequency_energy
 from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from .guards import check_count
 
 
 class ReductionLogCallback(TrainerCallback):
@@ -35,8 +36,9 @@ class ReductionLogCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer, num_images: int = 32):
-        if num_images < 1:
-            raise ValueError(f"num_images={num_images} must be at least 1.")
+        if not isinstance(trainer, Trainer):
+            raise ValueError(f"trainer is a {type(trainer).__name__}, and must be a Trainer.")
+        check_count("num_images", num_images)
         if not isinstance(trainer.accelerator.unwrap_model(trainer.model), FATRViTPreTrainedModel):
             raise ValueError(
                 f"The reduction of a {type(trainer.model).__name__} cannot be logged: only a FATR model's."

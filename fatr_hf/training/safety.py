@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.accelerator import Accelerator
+from accelerate.utils import gather
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -28,15 +29,17 @@ class NonFiniteLossGuard(TrainerCallback):
     (which hides such losses from the logs and goes on). Before each optimiser step the processes gather one number
     each, so that all raise at the same place and none waits for one that has gone. Infinite gradients, which a
     gradient scaler meets in fp16 and skips, are no reason to stop.
-
-    Args:
-        accelerator: the Trainer's.
     """
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
+    def __init__(self) -> None:
         self.batches = 0
         self.findings: list[tuple[int, str]] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forgets the batches of a run that an error ended."""
+        self.findings, self.batches = [], 0
 
     def watch(self, loss: Tensor, inputs: Mapping[str, Any]) -> None:
         """Notes the loss of a batch, a scalar, and what the batch was if the loss is no number."""
@@ -58,8 +61,8 @@ class NonFiniteLossGuard(TrainerCallback):
             FloatingPointError: they are not; names step, epoch, batch and the last complete checkpoint.
         """
         findings, self.findings, self.batches = self.findings, [], 0
-        flag = torch.tensor([bool(findings)], dtype=torch.int32, device=self.accelerator.device)
-        flags = self.accelerator.gather(flag).tolist()
+        flag = torch.tensor([bool(findings)], dtype=torch.int32, device=args.device)
+        flags = gather(flag).tolist()
         if not any(flags):
             return
         epoch = state.epoch or 0.0

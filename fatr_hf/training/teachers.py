@@ -34,15 +34,11 @@ def refuse_unfit_teacher(teacher: PreTrainedModel, student: nn.Module) -> None:
             f"teacher has {others.num_labels} classes, the model has {own.num_labels}: "
             "distillation compares their logits, so the classes must be the same."
         )
-    own_names, other_names = class_names(own), class_names(others)
-    if own_names and other_names and own_names != other_names:
-        places = [place for place, pair in enumerate(zip(own_names, other_names, strict=True)) if pair[0] != pair[1]]
-        examples = "; ".join(
-            f"class {place} is {other_names[place]!r} and not {own_names[place]!r}" for place in places[:_SHOWN_LABELS]
-        )
+    different = different_classes(others, own)
+    if different:
         raise ValueError(
-            f"teacher has other classes than the model, or another order of them: {examples}; "
-            f"{len(places)} of {len(own_names)} differ. Distillation compares their logits class by class."
+            f"teacher has other classes than the model, or another order of them: {different}. Distillation compares "
+            "their logits class by class."
         )
     sizes = [as_pair("image_size", config.image_size) for config in (own, others) if hasattr(config, "image_size")]
     if len(sizes) == 2 and sizes[0] != sizes[1]:
@@ -51,6 +47,18 @@ def refuse_unfit_teacher(teacher: PreTrainedModel, student: nn.Module) -> None:
             f"teacher takes images of {other_size} pixels, the model of {own_size}: both see the same images, so "
             "the sizes must be the same."
         )
+
+
+def different_classes(others: PreTrainedConfig, own: PreTrainedConfig) -> str:
+    """In words, which classes of two models have unlike names; empty where none, or where one model names none."""
+    own_names, other_names = class_names(own), class_names(others)
+    if not own_names or not other_names or own_names == other_names:
+        return ""
+    places = [place for place, pair in enumerate(zip(own_names, other_names, strict=True)) if pair[0] != pair[1]]
+    examples = "; ".join(
+        f"class {place} is {other_names[place]!r} and not {own_names[place]!r}" for place in places[:_SHOWN_LABELS]
+    )
+    return f"{examples}; {len(places)} of {len(own_names)} differ"
 
 
 def class_names(config: PreTrainedConfig) -> list[str] | None:

@@ -1,7 +1,8 @@
 """Training with self-distillation, averaged weights and soft labels on top of transformers' Trainer.
 
-The pieces are next door: ``ema.py``, ``teachers.py``, ``safety.py`` (what stops a run), ``repeated_sampler.py`` and
-``reduction_log.py``. Here they meet the Trainer, by overriding its methods where a callback cannot reach.
+The pieces are next door: ``losses.py``, ``batches.py``, ``ema.py``, ``teachers.py``, ``guards.py`` (what is refused
+before training), ``resuming.py``, ``safety.py`` (what stops a run), ``repeated_sampler.py`` and ``reduction_log.py``.
+Here they meet the Trainer, by overriding its methods where a callback cannot reach.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,53 +12,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.data.data_collator import default_data_collator
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers.utils import logging
 
 from ..modeling.hub_repository import HubRepositoryMixin, unsharded_class
+from .batches import LabelCheck, makes_its_columns, takes_its_columns
 from .ema import EMACallback, open_average
+from .guards import (
+    MODEL_LOSSES,
+    check_arguments,
+    check_callable,
+    check_classifier,
+    check_count,
+    check_learning_rate,
+    check_length_of_training,
+    check_loss,
+    check_number,
+    refuse_untrainable,
+)
+from .losses import classification_loss, distillation_loss
+from .processes import refuse_small_data
 from .repeated_sampler import RepeatedSampler, SetSamplerEpoch
+from .resuming import BatchRecord, refuse_other_batch, refuse_other_model
 from .run_folder import last_checkpoint
 from .safety import NonFiniteLossGuard, refuse_non_finite_weights, whole_checkpoint
 from .teachers import Teacher, refuse_unfit_teacher, run_with_average
 
-
-def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``T^2 KL(teacher || student)`` of the softened class distributions, mean over the batch.
-
-    Args:
-        student_logits, teacher_logits: (batch, classes).
-        temperature: ``T``, divides the logits.
-
-    Returns:
-        Scalar in float32; the factor ``T^2`` keeps the gradient's size independent of the temperature.
-    """
-    student = functional.log_softmax(student_logits.float() / temperature, dim=1)
-    teacher = functional.log_softmax(teacher_logits.float() / temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy, mean over the batch, in float32.
-
-    Args:
-        logits: (batch, classes).
-        labels: (batch,) int64 classes, or (batch, classes) of any floating-point type: the share of each class.
-        label_smoothing: share of every label that is spread evenly over all classes.
-
-    Raises:
-        ValueError: floating-point labels of another shape than the logits.
-    """
-    if labels.is_floating_point():
-        if labels.shape != logits.shape:
-            raise ValueError(
-                f"labels of type {labels.dtype} must be (batch, classes) {(*logits.shape,)}, the share of each class, "
-                f"but are {(*labels.shape,)}; class numbers must be integers."
-            )
-        labels = labels.float()
-    return functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+logger = logging.get_logger(__name__)
 
 
 class FATRTrainer(Trainer):
@@ -65,7 +49,14 @@ class FATRTrainer(Trainer):
 
     All but the cross-entropy is off by default. Labels may be class numbers or, after mixing images, shares of the
     classes (batch, classes). Every process and every accumulation step contributes the mean over its own batch. Label
-    smoothing (``args.label_smoothing_factor``) applies to the cross-entropy in training only.
+    smoothing (``args.label_smoothing_factor``) applies to the cross-entropy in training only. ``compute_loss_func`` is
+    used as by the Trainer, and a model whose ``config.problem_type`` is "multi_label_classification" or "regression"
+    trains with its own loss; neither can be combined with a teacher or label smoothing.
+
+    A data set with a transform (``set_transform``) keeps all its columns, though ``args.remove_unused_columns`` is set:
+    the transform makes the model's inputs of them. Of any data set ``collate`` and ``MixingCollator`` see all columns.
+
+    ``args.bf16_full_eval`` and ``args.fp16_full_eval`` hold during an evaluation; the weights are then as before.
 
     With ``ema_decay`` evaluations and predictions, from the start of training on, are those of the averaged weights,
     and with them the choice of the best checkpoint; every checkpoint holds the average (``ema.safetensors``), and a
@@ -74,8 +65,9 @@ class FATRTrainer(Trainer):
     A loss or weights that are no numbers, and a full disk, stop the run in words and leave the last good checkpoint.
 
     Args:
-        teacher: a model with the student's classes and image size, such as the unreduced start model, frozen and
-            moved to the device; or "ema", the average of the student's own weights.
+        teacher: a model with the student's classes and image size, such as the unreduced start model; it is itself,
+            and no copy of it, frozen and brought to the device and the number format of the student. Or "ema", the
+            average of the student's own weights.
         distillation_weight: factor of the distillation loss.
         distillation_temperature: its temperature.
         ema_decay: share of the average that stays in a step, such as the paper's 0.9998; None for no average.
@@ -84,9 +76,12 @@ class FATRTrainer(Trainer):
         train_collator: makes the batches of training, such as a ``MixingCollator``; by default ``data_collator``.
 
     Raises:
-        ValueError: a teacher that is the student itself or does not fit it, a negative weight, a temperature that is
-            not positive, a decay outside [0, 1), or repeats of a data set without a length.
+        ValueError: a model without class logits, a teacher that is the student itself or does not fit it, a negative
+            weight, a temperature that is not positive, a decay outside [0, 1), repeats of a data set without a length,
+            or ``args`` that cannot be combined with these or train nothing.
     """
+
+    teacher: Any = None
 
     def __init__(
         self,
@@ -102,22 +97,33 @@ class FATRTrainer(Trainer):
         train_collator: Callable[[list[Any]], dict[str, Tensor]] | None = None,
         **kwargs: Any,
     ):
+        if model is not None:
+            check_classifier("model", model)
+        check_number("distillation_weight", distillation_weight, at_least=0)
+        check_number("distillation_temperature", distillation_temperature, above=0)
+        if ema_decay is not None:
+            check_number("ema_decay", ema_decay, at_least=0)
+        check_count("repeats", repeats)
+        check_callable("train_collator", train_collator)
         # No parameter is without gradient. The Trainer hands this to accelerate in its constructor.
-        if args is not None and args.ddp_find_unused_parameters is None:
+        if isinstance(args, TrainingArguments) and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
+        if args is not None:
+            check_arguments(args, repeats)
         super().__init__(model, args, *others, **kwargs)
-        if distillation_weight < 0:
-            raise ValueError(f"distillation_weight={distillation_weight} must be at least 0.")
-        if distillation_temperature <= 0:
-            raise ValueError(f"distillation_temperature={distillation_temperature} must be above 0.")
-        if repeats < 1 or (repeats > 1 and self.train_dataset is not None and not has_length(self.train_dataset)):
-            raise ValueError(f"repeats={repeats} must be at least 1, and 1 for a data set without a length.")
+        check_callable("compute_metrics", self.compute_metrics)
+        check_callable("compute_loss_func", self.compute_loss_func)
+        if repeats > 1 and self.train_dataset is not None and not is_sampled(self.train_dataset):
+            raise ValueError(f"repeats={repeats} must be 1 for a data set without a length, or one that is iterated.")
+        config = self.unwrapped_model().config
+        has_loss_function = self.compute_loss_func is not None
+        check_loss(self.args, config, has_loss_function=has_loss_function, has_teacher=teacher is not None)
         self.distillation_weight = distillation_weight
         self.distillation_temperature = distillation_temperature
         self.repeats = repeats
         self.train_collator = train_collator
         self.ema = None if ema_decay is None else EMACallback(ema_decay, ema_warmup)
-        self.loss_guard = NonFiniteLossGuard(self.accelerator)
+        self.loss_guard = NonFiniteLossGuard()
         for callback in (self.ema, self.loss_guard, SetSamplerEpoch()):
             if callback is not None:
                 self.add_callback(callback)
@@ -133,15 +139,36 @@ class FATRTrainer(Trainer):
         if self.is_fsdp_enabled and not self.accelerator._models:
             model: Any = self.model
             self.accelerator.prepare_model(model.to(self.args.device), evaluation_mode=True)
-        return super().evaluation_loop(*args, **kwargs)
+        with self.own_number_format():
+            return super().evaluation_loop(*args, **kwargs)
+
+    @contextmanager
+    def own_number_format(self) -> Iterator[None]:
+        """Within a ``with`` block an evaluation may cast the weights (``bf16_full_eval``); then they are as before."""
+        casts = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        if not casts or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            yield
+            return
+        model = self.unwrapped_model()
+        weights = [(parameter, parameter.data) for parameter in model.parameters()]
+        buffers = [(module, dict(module._buffers)) for module in model.modules()]
+        try:
+            yield
+        finally:
+            for parameter, data in weights:
+                parameter.data = data
+            for module, kept in buffers:
+                module._buffers.update(kept)
 
     def prepare_teacher(self, teacher: Teacher | None) -> Any:
-        """Freezes a model that is to teach, and moves it to the device; raises a ValueError for an unfit teacher."""
+        """Freezes a model that is to teach, brings it to the student's device and number format, or refuses it."""
         if teacher is None:
             return None
         if not isinstance(teacher, str):
-            refuse_unfit_teacher(teacher, self.unwrapped_model())
-            return nn.Module.to(teacher, self.args.device).eval().requires_grad_(False)
+            check_classifier("teacher", teacher)
+            student = self.unwrapped_model()
+            refuse_unfit_teacher(teacher, student)
+            return nn.Module.to(teacher, self.args.device, student.dtype).eval().requires_grad_(False)
         if teacher != "ema":
             raise ValueError(f"teacher={teacher!r} must be a model, or 'ema' for the average of the student's weights.")
         if self.ema is None:
@@ -163,6 +190,12 @@ class FATRTrainer(Trainer):
         """The model without DDP and ``torch.compile``."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
+    @property
+    def trains_by_own_loss(self) -> bool:
+        """Whether the loss is the model's own, or the caller's ``compute_loss_func``."""
+        model: Any = self.model
+        return self.compute_loss_func is not None or getattr(model.config, "problem_type", None) in MODEL_LOSSES
+
     def whole_model(self) -> Any:
         """The trained model outside DDP and FSDP, with the trained weights on process 0; all processes must call."""
         model = self.unwrapped_model()
@@ -179,7 +212,9 @@ class FATRTrainer(Trainer):
         """Trains; arguments as in Trainer.
 
         Raises:
-            ValueError: nothing to resume from in the output folder, or a checkpoint without the average that goes on.
+            ValueError: nothing to resume from in the output folder; a checkpoint without the average that goes on, of
+                another total batch or another model; nothing to train, or no images to train on; in half precision
+                without mixed precision; labels that do not fit the model.
             FloatingPointError: a loss or weights that are nan or inf.
             OSError: a full disk.
         """
@@ -188,28 +223,105 @@ class FATRTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(Path(folder))
             if resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint=True, but {folder} holds no complete checkpoint.")
+        check_length_of_training(self.args)
+        if self.train_dataset is not None and has_length(self.train_dataset):
+            refuse_small_data(len(self.train_dataset), self.args)
+        checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if checkpoint is not None and not self.args.auto_find_batch_size:
+            refuse_other_batch(checkpoint, self.batch_record())
         if self.ema is not None:
-            self.ema.resume_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-            if self.ema.resume_from is not None:
-                open_average(self.ema.resume_from)
+            self.ema.resume_from = checkpoint
+            if checkpoint is not None:
+                open_average(checkpoint)
+            if self.model_init is not None:
+                self.ema.average = None  # of another model
         # An evaluation prepares the model without DDP, and accelerate never prepares a model again: several processes
-        # would train apart, each on its own images.
+        # would train apart, each on its own images. Between the trials of a search there is no model.
         model: Any = self.model
-        model._is_accelerate_prepared = False
+        if model is not None:
+            model._is_accelerate_prepared = False
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """A new model, which must fit the teacher as the first one does."""
+        model, teacher = super().call_model_init(trial), self.teacher
+        check_classifier("What model_init gives", model)
+        if isinstance(teacher, PreTrainedModel):
+            refuse_unfit_teacher(teacher, model)
+        return model
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As in Trainer, for a model that can be trained."""
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            check_learning_rate(self.args.learning_rate)
+        trained: Any = self.model if model is None else model
+        refuse_untrainable(trained, self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        return super().create_optimizer(model)
+
+    def batch_record(self) -> BatchRecord:
+        """What one step of training is made of."""
+        return BatchRecord(
+            batch=self._train_batch_size,
+            accumulation_steps=self.args.gradient_accumulation_steps,
+            total=self.get_total_train_batch_size(self.args),
+        )
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # The Trainer looks whether a run is over after a step, and a finished run that is resumed takes one more.
+        if self.state.global_step >= self.state.max_steps:
+            logger.warning(
+                f"The checkpoint is of step {self.state.global_step}, and training ends at step {self.state.max_steps} "
+                "(max_steps, num_train_epochs): nothing is left to train."
+            )
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in Trainer, with the collator of training."""
-        evaluation_collator = self.data_collator
-        self.data_collator = self.train_collator or evaluation_collator
-        try:
+        with self.collator(self.train_collator or self.data_collator, self.train_dataset, is_training=True):
             return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As in Trainer."""
+        own: Any = self.eval_dataset
+        dataset = own if eval_dataset is None else own[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        with self.collator(self.data_collator, dataset):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As in Trainer."""
+        with self.collator(self.data_collator, test_dataset):
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def collator(self, collator: Any, dataset: Any, is_training: bool = False) -> Iterator[None]:
+        """Within a ``with`` block loaders have a collator that checks labels, and sees the columns that it takes."""
+        kept = self.data_collator
+        num_classes = getattr(self.unwrapped_model().config, "num_labels", None)
+        checked = LabelCheck(collator, num_classes, is_required=is_training, is_free=self.trains_by_own_loss)
+        self.data_collator = checked
+        # The default one takes whatever it is given, which for a transform's columns is left out behind it.
+        if makes_its_columns(dataset) and collator is default_data_collator:
+            self.data_collator = self._get_collator_with_removed_columns(checked)
+        try:
+            yield
         finally:
-            self.data_collator = evaluation_collator
+            self.data_collator = kept
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        if makes_its_columns(dataset) or takes_its_columns(self.data_collator):
+            return dataset
+        return super()._remove_unused_columns(dataset, description)
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        if takes_its_columns(data_collator):
+            return data_collator
+        return super()._get_collator_with_removed_columns(data_collator, description)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        if dataset is None or not has_length(dataset):
+        if dataset is None or not has_length(dataset) or self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return RepeatedSampler(len(dataset), self.repeats, seed)
@@ -227,8 +339,15 @@ class FATRTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy, and in training the weighted distillation loss; mean over the batch."""
-        labels = inputs["labels"]
+        """Cross-entropy, and in training the weighted distillation loss; mean over the batch.
+
+        Instead of it ``compute_loss_func``, or the model's own loss (see the class).
+        """
+        if self.trains_by_own_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.get("labels")
+        if labels is None:
+            raise ValueError(f"The loss needs labels, but the batch has {', '.join(inputs)} alone.")
         # Without labels the model computes no loss of its own, which for shares of classes would be another one.
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         outputs = model(**inputs)
@@ -279,6 +398,8 @@ class FATRTrainer(Trainer):
         with whole_checkpoint(folder, bool(self.args.should_save)):
             if self.ema is not None:
                 self.ema.save(folder, self.unwrapped_model(), bool(self.args.should_save))
+            if self.args.should_save:
+                self.batch_record().save(folder)
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -293,6 +414,7 @@ class FATRTrainer(Trainer):
             return
         target = self.accelerator.unwrap_model(self.model if model is None else model)
         restored = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+        refuse_other_model(Path(resume_from_checkpoint), restored, target)
         target.load_state_dict(restored.state_dict(), strict=True)
 
     def _load_best_model(self) -> None:
@@ -334,3 +456,8 @@ class FATRTrainer(Trainer):
                 **{name: value for name, value in given.items() if value is not None},
             )
             card.save(Path(str(self.args.output_dir)) / "README.md")
+
+
+def is_sampled(dataset: Any) -> bool:
+    """Whether examples are drawn from a data set by their numbers, and not iterated."""
+    return has_length(dataset) and not isinstance(dataset, IterableDataset)

@@ -10,8 +10,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
 from fatr_hf.training.ema import EMA_FILE, EMACallback
+from fatr_hf.training.losses import distillation_loss
 from fatr_hf.training.preprocessing import collate
-from fatr_hf.training.trainer import distillation_loss
 
 
 def weights(model):

@@ -6,8 +6,8 @@ from huggingface_hub import ModelCard
 from torch.nn import functional
 from transformers import ViTForImageClassification
 
+from fatr_hf.training.losses import distillation_loss
 from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate
-from fatr_hf.training.trainer import distillation_loss
 
 # transformers 5.17 does not know the new name yet.
 ignore_old_name = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
@@ -116,7 +116,7 @@ def test_soft_labels_of_another_shape_are_refused(make_fatr, make_trainer, image
 def test_repeats_come_in_a_row(make_fatr, make_trainer):
     indices = list(range(60))
     options = {"repeats": 3, "train_dataset": indices, "data_collator": lambda batch: {"labels": torch.tensor(batch)}}
-    trainer = make_trainer(make_fatr(), options, per_device_train_batch_size=6)
+    trainer = make_trainer(make_fatr(num_labels=60), options, per_device_train_batch_size=6)
     batches = [batch["labels"].tolist() for batch in trainer.get_train_dataloader()]
     assert len(batches) == 10
     for batch in batches:

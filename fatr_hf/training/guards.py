@@ -1,0 +1,149 @@
+"""What a training run refuses before its first step: mistaken arguments, and models that cannot be trained so."""
+
+import inspect
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+MODEL_LOSSES = ("multi_label_classification", "regression")
+"""Values of ``config.problem_type`` for which the model's own loss is the loss of training."""
+
+_SAMPLING = ("random", "sequential")
+
+
+def check_number(name: str, value: object, *, at_least: float | None = None, above: float | None = None) -> None:
+    """Raises a ValueError that names an argument which is no finite number, or one below what is allowed."""
+    limit = f"at least {at_least}" if at_least is not None else f"above {above}"
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a number, {limit}.")
+    number = float(value)
+    if (at_least is not None and number < at_least) or (above is not None and number <= above):
+        raise ValueError(f"{name}={value} must be {limit}.")
+
+
+def check_count(name: str, value: object, at_least: int = 1) -> None:
+    """Raises a ValueError that names an argument which is no integer, or one below what is allowed."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name}={value!r} must be an integer, at least {at_least}.")
+    if value < at_least:
+        raise ValueError(f"{name}={value} must be at least {at_least}.")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raises a ValueError that names an argument which cannot be called; None is no argument."""
+    if value is not None and not callable(value):
+        raise ValueError(f"{name}={value!r} must be a function, or an object that can be called like one.")
+
+
+def check_classifier(name: str, model: Any) -> None:
+    """Raises a ValueError for what is no model, or is one without class logits such as an encoder."""
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        given = repr(model) if isinstance(model, str) else f"a {getattr(model, '__name__', type(model).__name__)}"
+        raise ValueError(f"{name} is {given}, and must be a model, as Model.from_pretrained(...) gives it.")
+    forward: Any = model.forward
+    parameters = inspect.signature(forward).parameters.values()
+    # A wrapper such as PeftModel takes whatever it is given.
+    is_open = any(each.kind == inspect.Parameter.VAR_POSITIONAL for each in parameters)
+    if not is_open and not {"labels", "label"} & {each.name for each in parameters}:
+        raise ValueError(
+            f"{name} is a {type(model).__name__}, which gives no class logits: use a model for image classification."
+        )
+
+
+def check_arguments(args: Any, repeats: int) -> None:
+    """Raises a ValueError for arguments of a Trainer that it does not follow.
+
+    Args:
+        args: of the Trainer.
+        repeats: how often an image comes in an epoch.
+    """
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"args is a {type(args).__name__}, and must be TrainingArguments.")
+    check_number("label_smoothing_factor", args.label_smoothing_factor, at_least=0)
+    if args.label_smoothing_factor > 1:
+        raise ValueError(f"label_smoothing_factor={args.label_smoothing_factor} must be at most 1: it is a share.")
+    if args.label_names not in (None, ["labels"]):
+        raise ValueError(f"label_names={args.label_names!r} must be ['labels'] or None: call the column labels.")
+    sampling = str(getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy))
+    if sampling not in _SAMPLING:
+        raise ValueError(
+            f"train_sampling_strategy={sampling!r} is for texts of unlike lengths: use "
+            f"{' or '.join(map(repr, _SAMPLING))} for images."
+        )
+    if sampling == "sequential" and repeats > 1:
+        raise ValueError(f"train_sampling_strategy='sequential' draws every image once: repeats={repeats} must be 1.")
+
+
+def check_length_of_training(args: TrainingArguments) -> None:
+    """Raises a ValueError for steps, epochs or a batch size with which nothing is trained."""
+    check_count("per_device_train_batch_size", args.per_device_train_batch_size)
+    check_count("gradient_accumulation_steps", args.gradient_accumulation_steps)
+    check_count("max_steps", args.max_steps, at_least=-1)
+    if args.max_steps == 0:
+        raise ValueError("max_steps=0 trains nothing: give the number of steps, or -1 to train num_train_epochs.")
+    if args.max_steps < 0:
+        check_number("num_train_epochs", args.num_train_epochs, above=0)
+
+
+def check_learning_rate(learning_rate: object) -> None:
+    """Raises a ValueError for a learning rate that is no number above 0."""
+    if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or not float(learning_rate) > 0:
+        raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0.")
+
+
+def check_loss(args: TrainingArguments, config: Any, *, has_loss_function: bool, has_teacher: bool) -> None:
+    """Raises a ValueError for a loss that cannot be combined with distillation or smoothing, or teaches nothing.
+
+    Args:
+        args: of the Trainer.
+        config: the model's.
+        has_loss_function: whether the caller gave ``compute_loss_func``.
+        has_teacher: whether the model learns from a teacher.
+    """
+    kind = getattr(config, "problem_type", None)
+    own = "compute_loss_func" if has_loss_function else f"config.problem_type={kind!r}" if kind in MODEL_LOSSES else ""
+    if own and has_teacher:
+        raise ValueError(
+            f"teacher cannot be combined with {own}: distillation is added to the cross-entropy of single classes. "
+            "Train without a teacher."
+        )
+    if own and args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor={args.label_smoothing_factor} cannot be combined with {own}: only the "
+            "cross-entropy of single classes is smoothed. Set it to 0."
+        )
+    if not own and getattr(config, "num_labels", None) == 1:
+        raise ValueError(
+            "The model has one class, of which cross-entropy is always 0. For numbers to predict set "
+            "config.problem_type='regression', for two classes num_labels=2."
+        )
+
+
+def refuse_untrainable(model: nn.Module, may_be_half: bool = False) -> None:
+    """Refuses a model of which nothing would be trained, or that would be trained in half precision.
+
+    A step of training is often smaller than half precision can add to a weight, and is lost then. Weights that are
+    frozen, such as those under adapters, may be of any type.
+
+    Args:
+        model: as it is trained.
+        may_be_half: whether somebody keeps the weights in float32 too, as DeepSpeed and FSDP do.
+
+    Raises:
+        ValueError: no parameter has ``requires_grad``, or one that has is float16 or bfloat16.
+    """
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    if not trained:
+        raise ValueError("All parameters of the model are frozen: set requires_grad of those that are to be trained.")
+    half = [name for name, each in trained.items() if each.dtype in (torch.float16, torch.bfloat16)]
+    if half and not may_be_half:
+        dtype = trained[half[0]].dtype
+        raise ValueError(
+            f"{len(half)} parameters that are to be trained are {dtype}, such as {half[0]}, in which small steps are "
+            "lost: load the model with from_pretrained(..., dtype=torch.float32). For speed use mixed precision "
+            "(bf16=True), which keeps the weights in float32."
+        )
