@@ -130,6 +130,8 @@ class FineTuning:
                 f"--distillation_weight {options.distillation_weight} must be at least 0, and "
                 f"--distillation_temperature {options.distillation_temperature} above 0."
             )
+        if options.prediction_loss_only:
+            raise ValueError("--prediction_loss_only true leaves out the predictions, whose accuracy is the result.")
         if self.model_arguments.image_size is not None and self.model_arguments.model_name_or_path is None:
             raise ValueError("--image_size is for --model_name_or_path; a ViT from scratch takes --base_image_size.")
         if options.ema_decay:

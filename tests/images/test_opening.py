@@ -143,7 +143,9 @@ def with_exif_block(path):
     PIL.Image.new("RGB", (8, 6), "red").save(path, exif=b"Exif\0\0broken!!", dpi=(72, 72))
 
 
-@pytest.mark.parametrize(("name", "write"), [("a.png", with_exif_chunk), ("a.jpg", with_exif_block)], ids=["png", "jpeg"])
+@pytest.mark.parametrize(
+    ("name", "write"), [("a.png", with_exif_chunk), ("a.jpg", with_exif_block)], ids=["png", "jpeg"]
+)
 def test_broken_metadata_leave_the_pixels_with_a_warning(tmp_path, name, write, warned):
     write(tmp_path / name)
     picture = open_picture(tmp_path / name, "RGB")
