@@ -100,7 +100,7 @@ class FATRPeftModel(PeftModel):
         self,
         save_directory: Any,
         safe_serialization: bool = True,
-        *args: Any,
+        *,
         is_main_process: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -111,7 +111,7 @@ class FATRPeftModel(PeftModel):
         """
         if not safe_serialization:
             raise ValueError("safe_serialization=False: adapters of FATR models are saved as safetensors only.")
-        super().save_pretrained(save_directory, True, *args, is_main_process=is_main_process, **kwargs)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
         weights = kwargs.get("state_dict") or self.state_dict()
