@@ -4,21 +4,25 @@ peft freezes all but its adapters and whole modules that are named (``modules_to
 attention module, whose projections carry the adapters, so that neither way reaches them. Needs peft.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from accelerate.utils import has_compiled_regions
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..modeling.fused_projections import is_fused
 
 REDUCTION_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
 """Last parts of the names of the parameters that a FATR model has and a stock ViT has not."""
+
+ADAPTER_NAME = "default"
+"""Adapters of other names would be saved in a folder of their own, where a Trainer does not look for them."""
 
 
 class FATRPeftModel(PeftModel):
@@ -32,15 +36,18 @@ class FATRPeftModel(PeftModel):
     Args:
         model: a FATR encoder or classifier, which is changed in place.
         peft_config: of any method of peft that adapts modules, such as ``LoraConfig``.
-        adapter_name: the adapter's.
+        adapter_name: "default", which is peft's default.
         kwargs: other arguments of ``PeftModel``.
 
     Raises:
-        ValueError: a model that is fused or has adapters, a ``task_type`` (those of peft are for text), or names in
-            ``target_modules``, ``exclude_modules``, ``modules_to_save`` or ``target_parameters`` that name nothing.
+        ValueError: a model that is compiled, fused or has adapters, another adapter name, a ``task_type`` (those of
+            peft are for text), or names in ``target_modules``, ``exclude_modules``, ``modules_to_save`` or
+            ``target_parameters`` that name nothing.
     """
 
-    def __init__(self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", **kwargs: Any):
+    def __init__(self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = ADAPTER_NAME, **kwargs: Any):
+        if has_compiled_regions(model):
+            raise ValueError("A compiled model takes no adapter: adapt the model itself, and compile what comes out.")
         if is_fused(model):
             raise ValueError("A fused model takes no adapter: adapt the model that it was made from, and fuse that.")
         if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
@@ -50,6 +57,8 @@ class FATRPeftModel(PeftModel):
                 f"{type(peft_config).__name__}(task_type={peft_config.task_type!r}) is for models of text: leave "
                 "task_type out, and take a method that adapts modules, such as LoraConfig."
             )
+        if adapter_name != ADAPTER_NAME:
+            raise ValueError(f"adapter_name={adapter_name!r}: the one adapter is {ADAPTER_NAME!r}; leave the name out.")
         refuse_unmatched_names(model, peft_config)
         if peft_config.base_model_name_or_path is None:
             peft_config.base_model_name_or_path = getattr(model, "name_or_path", None) or None
@@ -71,14 +80,22 @@ class FATRPeftModel(PeftModel):
             if name.rpartition(".")[2] in REDUCTION_PARAMETERS and id(parameter) not in wrapped
         }
 
-    def add_adapter(self, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def fuse(self) -> NoReturn:
+        """Refuses to fuse projections with their adapters.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("An adapted model is not fused: call merge_and_unload(), and fuse the model that it returns.")
+
+    def add_adapter(self, adapter_name: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuses a second adapter.
 
         Raises:
             ValueError: always.
         """
         raise ValueError(
-            f"adapter {adapter_name!r}: a FATRPeftModel has one adapter, {', '.join(self.peft_config)}, as adapters "
+            f"adapter {adapter_name!r}: a FATRPeftModel has one adapter, {ADAPTER_NAME!r}, as several "
             "would share the reduction's parameters. Load the model once more for another adapter."
         )
 
@@ -102,6 +119,7 @@ class FATRPeftModel(PeftModel):
         safe_serialization: bool = True,
         *,
         is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         """Writes the adapter and the reduction's parameters; arguments as in PeftModel.
@@ -111,15 +129,14 @@ class FATRPeftModel(PeftModel):
         """
         if not safe_serialization:
             raise ValueError("safe_serialization=False: adapters of FATR models are saved as safetensors only.")
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        # A Trainer of a compiled model names its weights so; peft would find none of them.
+        weights = {name.removeprefix("_orig_mod."): each for name, each in (state_dict or self.state_dict()).items()}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=weights, **kwargs)
         if not is_main_process:
             return
-        weights = kwargs.get("state_dict") or self.state_dict()
         own = {name: weights[name].detach().cpu().contiguous() for name in self.reduction_parameters()}
-        folder = Path(save_directory)
-        for name in self.peft_config:
-            path = (folder if name == "default" else folder / name) / SAFETENSORS_WEIGHTS_NAME
-            save_file({**load_file(path), **own}, path, metadata={"format": "pt"})
+        path = Path(save_directory) / SAFETENSORS_WEIGHTS_NAME
+        save_file({**load_file(path), **own}, path, metadata={"format": "pt"})
 
 
 def refuse_unmatched_names(model: nn.Module, peft_config: PeftConfig) -> None:

@@ -1,6 +1,8 @@
 """Adapters of peft on a FATR model: what trains, what is saved, merging, and training with the Trainer."""
 
 import copy
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +17,6 @@ from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWar
 from fatr_hf.training.preprocessing import collate
 from fatr_hf.training.reduction_log import ReductionLogCallback
 from fatr_hf.training.trainer import distillation_loss
-
-# transformers warns of a name that peft still asks for.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 CONFIGS = {
     "attention": {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["classifier"]},
@@ -43,6 +42,14 @@ def adapted(model, **fields):
 
 def trained(model):
     return {name: each.detach().clone() for name, each in model.named_parameters() if each.requires_grad}
+
+
+def saved_name(name):
+    return name.replace(".default", "").replace(".modules_to_save", "")
+
+
+def saved_names(model):
+    return {saved_name(name) for name in trained(model)}
 
 
 @torch.no_grad()
@@ -131,6 +138,12 @@ def test_merged_model_is_a_plain_one(fields, make_fatr, pixel_values, tmp_path):
     assert_equal(logits(loaded, pixel_values), logits(merged, pixel_values))
 
 
+@any_config
+def test_adapters_are_merged_before_fusing(fields, make_fatr):
+    with pytest.raises(ValueError, match=r"An adapted model is not fused: call merge_and_unload\(\)"):
+        adapted(make_fatr(), **fields).fuse()
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -158,11 +171,15 @@ def test_models_that_take_no_adapter_are_refused(make_fatr, tmp_path):
     config = LoraConfig(target_modules=["o_proj"])
     with pytest.raises(ValueError, match="A fused model takes no adapter"):
         FATRPeftModel(make_fatr().fuse(), config)
+    with pytest.raises(ValueError, match="A compiled model takes no adapter"):
+        FATRPeftModel(torch.compile(make_fatr()), config)
+    with pytest.raises(ValueError, match="adapter_name='other': the one adapter is 'default'"):
+        FATRPeftModel(make_fatr(), config, "other")
     model = adapted(make_fatr())
     for inner in (model, model.get_base_model()):
         with pytest.raises(ValueError, match="has an adapter already"):
             FATRPeftModel(inner, config)
-    with pytest.raises(ValueError, match="adapter 'other': a FATRPeftModel has one adapter, default"):
+    with pytest.raises(ValueError, match="adapter 'other': a FATRPeftModel has one adapter, 'default'"):
         model.add_adapter("other", config)
     with pytest.raises(ValueError, match="saved as safetensors only"):
         model.save_pretrained(tmp_path, safe_serialization=False)
@@ -179,14 +196,15 @@ SETTINGS |= {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
 
 def test_training_saves_and_resumes(make_fatr, make_trainer, images, tmp_path):
     start, finished = make_fatr(hidden_dropout_prob=0.1), []
-    for checkpoint in (None, "checkpoint-2"):
+    for checkpoint in (None, True):
         torch.manual_seed(0)
         model = FATRPeftModel(copy.deepcopy(start), LoraConfig(r=2, **CONFIGS["attention"]))
         before = trained(model)
         trainer = make_trainer(model, {"ema_decay": 0.9}, **SETTINGS)
         folder = trainer.args.output_dir
-        trainer.train(resume_from_checkpoint=checkpoint and f"{folder}/{checkpoint}")
+        trainer.train(resume_from_checkpoint=checkpoint)
         finished.append((trained(model), trainer.ema.local_averages(model), trainer.evaluate()["eval_loss"]))
+        shutil.move(f"{folder}/checkpoint-4", tmp_path / f"finished-{checkpoint}")
     assert_equal(finished[0], finished[1])
     same = [name for name, each in finished[0][0].items() if torch.equal(each, before[name])]
     # The classifier reads CLS alone, on which DC tokens of the last layer's reduction have no effect.
@@ -195,9 +213,35 @@ def test_training_saves_and_resumes(make_fatr, make_trainer, images, tmp_path):
     originals = dict(start.named_parameters())
     for name, each in frozen.items():
         assert torch.equal(each, originals[name.replace(".base_layer", "").replace(".original_module", "")]), name
-    loaded = PeftModel.from_pretrained(copy.deepcopy(start), f"{folder}/checkpoint-4").eval()
+    loaded = PeftModel.from_pretrained(copy.deepcopy(start), tmp_path / "finished-True").eval()
     batch = collate(images)["pixel_values"]
     assert_equal(logits(loaded, batch), logits(model.eval(), batch))
+
+
+def test_compiling_trainer_saves_clean_names_and_resumes(make_fatr, make_trainer):
+    settings = {**SETTINGS, "save_steps": 1, "torch_compile": True, "torch_compile_backend": "eager"}
+    files = []
+    for checkpoint in (None, True):
+        torch.manual_seed(0)
+        model = FATRPeftModel(make_fatr(), LoraConfig(r=2, **CONFIGS["attention"]))
+        trainer = make_trainer(model, {"ema_decay": 0.9}, **settings)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        last = Path(trainer.args.output_dir) / "checkpoint-4"
+        files.append([load_file(last / name) for name in ("adapter_model.safetensors", EMA_FILE)])
+        shutil.rmtree(last)
+    assert_equal(files[0], files[1])
+    assert files[0][0].keys() == saved_names(model)
+    assert files[0][1].keys() == trained(model).keys()
+
+
+def test_compiled_adapter_is_saved_by_clean_names(make_fatr, tmp_path):
+    model = adapted(make_fatr())
+    compiled = torch.compile(model)
+    compiled.save_pretrained(tmp_path / "own")
+    compiled.save_pretrained(tmp_path / "given", state_dict=compiled.state_dict())  # as the Trainer calls it
+    own, given = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("own", "given"))
+    assert own.keys() == saved_names(model)
+    assert_equal(own, given)
 
 
 def test_average_holds_what_trains(make_fatr, make_trainer, images):
@@ -231,8 +275,7 @@ def test_best_adapter_comes_back(make_fatr, make_trainer):
     best = trainer.state.best_model_checkpoint
     assert best.endswith("checkpoint-2")
     saved = load_file(f"{best}/adapter_model.safetensors")
-    own = {name.replace(".default", "").replace(".modules_to_save", ""): each for name, each in trained(model).items()}
-    assert_equal(own, saved)
+    assert_equal(dict(zip(map(saved_name, trained(model)), trained(model).values(), strict=True)), saved)
     assert_equal(trainer.ema.local_averages(model), load_file(f"{best}/{EMA_FILE}"))
 
 
