@@ -81,7 +81,10 @@ CLAIMS = {
         "[each.name for each in comparison.contenders] == ['unreduced', 'FATR', 'random', 'evit', 'tome', 'pooling']",
     ],
     "diagnosis.md": ["diagnosis.images == 4"],
-    "finetuning.md": ["model.config.keep_ratio > 0.5"],
+    "finetuning.md": [
+        "type(merged).__name__ == 'FATRViTForImageClassification'",
+        "model.config.keep_ratio > 0.5",
+    ],
     "hub.md": ["type(classifier.model).__name__ == 'FATRViTForImageClassification'"],
     "method.md": ["dense.shape == (2, 64, 48)", "unreduced.logits.shape == (2, 2)"],
     "quickstart.md": ["torch.allclose(logits, reduced, atol=1e-5)", "model.config.model_type == 'fatr_vit'"],

@@ -1,9 +1,10 @@
 """An exponential moving average of the weights, which is evaluated, saved and resumed with the run.
 
 The average starts at the weights that training starts from: a pretrained model, but one whose reduction has not been
-trained. ``AveragedModel`` of torch holds it, on plain tensors: of a parameter that is sharded (FSDP 2) every process
-averages its own part, without communication. A parameter in half precision is averaged in float32, where a step of
-``1 - decay`` does not vanish.
+trained. It holds what trains: frozen weights, such as those under an adapter, are their own average. ``AveragedModel``
+of torch holds it, on plain tensors: of a parameter that is sharded (FSDP 2) every process averages its own part,
+without communication. A parameter in half precision is averaged in float32, where a step of ``1 - decay`` does not
+vanish.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 EMA_FILE = "ema.safetensors"
-"""The averaged weights in a checkpoint folder, under the names of the model's parameters."""
+"""The averages of the weights that train in a checkpoint folder, under the names of the model's parameters."""
 
 UPDATES_KEY = "updates"
 """The entry of the file's metadata that counts the updates."""
@@ -37,7 +38,7 @@ class EMACallback(TrainerCallback):
     for long runs only. Steps that a gradient scaler skips do not count.
 
     Works with DDP, FSDP 2, DeepSpeed up to stage 2, autocast and ``torch.compile``; costs the memory of one more copy
-    of the weights. ``FATRTrainer(ema_decay=...)`` builds one, and evaluates, saves and resumes with it.
+    of the weights that train. ``FATRTrainer(ema_decay=...)`` builds one, and evaluates, saves and resumes with it.
 
     Args:
         decay: share of the average that stays in a step, in [0, 1).
@@ -45,10 +46,12 @@ class EMACallback(TrainerCallback):
 
     Attributes:
         average: the running average; None before training.
+        names: the averaged parameters, those that train when the average starts.
         resume_from: a checkpoint folder from which the next training goes on.
 
     Raises:
-        ValueError: a decay out of range; on training, a model whose weights cannot be read (FSDP 1, DeepSpeed stage 3).
+        ValueError: a decay out of range; in training, a model whose weights cannot be read (FSDP 1, DeepSpeed stage 3),
+            or parameters that train only later.
     """
 
     def __init__(self, decay: float = 0.9998, warmup: bool = True):
@@ -57,6 +60,7 @@ class EMACallback(TrainerCallback):
         self.decay = decay
         self.warmup = warmup
         self.average: AveragedModel | None = None
+        self.names: tuple[str, ...] = ()
         self.resume_from: Path | None = None
 
     def on_train_begin(
@@ -95,17 +99,28 @@ class EMACallback(TrainerCallback):
     def start(self, model: nn.Module) -> None:
         """Makes the model's weights the average."""
         refuse_unreadable_weights(model)
-        weights = nn.ParameterList(local_weights(model).values())
+        self.names = tuple(name for name, each in named_parameters(model).items() if each.requires_grad)
+        weights = nn.ParameterList(self.local_weights(model).values())
         self.average = AveragedModel(weights)
         self.average.update_parameters(weights)  # the first update copies, and counts as one
 
     def update(self, model: nn.Module) -> None:
-        """Moves the average towards the model's weights."""
+        """Moves the average towards the model's weights.
+
+        Raises:
+            ValueError: parameters train that did not when the average started.
+        """
         average = self.started()
+        trained = (name for name, each in named_parameters(model).items() if each.requires_grad)
+        if late := sorted({*trained} - {*self.names}):
+            raise ValueError(
+                f"ema_decay: {', '.join(late)} did not train when the average started, so that there is none of them. "
+                "Let them train from the start, or leave the EMA out."
+            )
         update = self.updates + 1
         decay = min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
         average.multi_avg_fn = get_ema_multi_avg_fn(decay)
-        average.update_parameters(nn.ParameterList(local_weights(model).values()))
+        average.update_parameters(nn.ParameterList(self.local_weights(model).values()))
 
     def started(self) -> AveragedModel:
         """The average.
@@ -119,13 +134,27 @@ class EMACallback(TrainerCallback):
 
     def local_averages(self, model: nn.Module) -> dict[str, Tensor]:
         """This process's part of every averaged parameter, by the model's names."""
-        return dict(zip(local_weights(model), self.started().parameters(), strict=True))
+        return dict(zip(self.averaged_parameters(model), self.started().parameters(), strict=True))
+
+    def averaged_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The model's parameters of which there is an average, by name."""
+        parameters = named_parameters(model)
+        return {name: parameters[name] for name in self.names}
+
+    def local_weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """This process's part of those parameters, in float32 or better; shares memory where it is so already."""
+        weights = {}
+        for name, parameter in self.averaged_parameters(model).items():
+            part = local(parameter)
+            part = part.to(torch.promote_types(part.dtype, torch.float32))
+            weights[name] = nn.Parameter(part, requires_grad=False)
+        return weights
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Makes the average the model's weights, in place."""
         averages = self.local_averages(model)
-        for name, parameter in named_parameters(model).items():
+        for name, parameter in self.averaged_parameters(model).items():
             local(parameter).copy_(averages[name])
         reshard(model)
 
@@ -133,13 +162,13 @@ class EMACallback(TrainerCallback):
     def averaged_weights(self, model: nn.Module) -> Iterator[None]:
         """Within a ``with`` block the average stands for the model's weights; they are back afterwards in any case."""
         with torch.no_grad():
-            kept = {name: local(parameter).clone() for name, parameter in named_parameters(model).items()}
+            kept = {name: local(parameter).clone() for name, parameter in self.averaged_parameters(model).items()}
         try:
             self.copy_to(model)
             yield
         finally:
             with torch.no_grad():
-                for name, parameter in named_parameters(model).items():
+                for name, parameter in self.averaged_parameters(model).items():
                     local(parameter).copy_(kept[name])
             reshard(model)
 
@@ -152,7 +181,7 @@ class EMACallback(TrainerCallback):
             write: whether this process writes; all must call, as sharded parameters are gathered.
         """
         averages, gathered = self.local_averages(model), {}
-        for name, parameter in named_parameters(model).items():
+        for name, parameter in self.averaged_parameters(model).items():
             whole = gather(averages[name].detach(), like=parameter)
             if write:
                 gathered[name] = whole.cpu().contiguous()
@@ -169,7 +198,7 @@ class EMACallback(TrainerCallback):
             ValueError: a folder without one, or with that of another model.
         """
         average, averages = self.started(), self.local_averages(model)
-        parameters = named_parameters(model)
+        parameters = self.averaged_parameters(model)
         with open_average(folder) as file:
             if {*file.keys()} != {*parameters}:
                 different = sorted({*file.keys()} ^ {*parameters})
@@ -213,16 +242,6 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def local_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """This process's part of every parameter, in float32 or better; shares memory where it is so already."""
-    weights = {}
-    for name, parameter in named_parameters(model).items():
-        part = local(parameter)
-        part = part.to(torch.promote_types(part.dtype, torch.float32))
-        weights[name] = nn.Parameter(part, requires_grad=False)
-    return weights
 
 
 def local(parameter: nn.Parameter) -> Tensor:

@@ -18,6 +18,8 @@ TRAINER_STATE = "trainer_state.json"
 CHECKPOINT_LAYOUTS = (
     ("model.safetensors", "optimizer.pt", "scheduler.pt"),
     ("model.safetensors.index.json", "optimizer.pt", "scheduler.pt"),
+    # peft's adapters, without the model under them.
+    ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt"),
     # FSDP with a full state dict, and with a sharded one, whose .metadata is written when every process has its part.
     ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt"),
     ("pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata", "scheduler.pt"),

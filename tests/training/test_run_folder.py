@@ -19,7 +19,8 @@ DEEPSPEED = (
     *("latest", "global_step4/mp_rank_00_model_states.pt", "global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt"),
     *("rng_state_0.pth", "rng_state_1.pth"),
 )
-LAYOUTS = {"plain": PLAIN, "fsdp-full": FULL_STATE, "fsdp-sharded": SHARDED, "deepspeed": DEEPSPEED}
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json", *PLAIN[1:])
+LAYOUTS = {"plain": PLAIN, "adapter": ADAPTER, "fsdp-full": FULL_STATE, "fsdp-sharded": SHARDED, "deepspeed": DEEPSPEED}
 
 
 def write_checkpoint(folder, step, without=None, layout=PLAIN):
