@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 MODEL_LOSSES = ("multi_label_classification", "regression")
 """Values of ``config.problem_type`` for which the model's own loss is the loss of training."""
+
+_REDUCTIONS = ("omega1", "omega2", "dc_position_embeddings")
 
 _SAMPLING = ("random", "sequential")
 
@@ -123,11 +128,16 @@ def check_loss(args: TrainingArguments, config: Any, *, has_loss_function: bool,
         )
 
 
+def is_reductions(name: str) -> bool:
+    """Whether a parameter of this name is one of those that a FATR model has and a stock ViT has not."""
+    return name.rpartition(".")[2] in _REDUCTIONS
+
+
 def refuse_untrainable(model: nn.Module, may_be_half: bool = False) -> None:
     """Refuses a model of which nothing would be trained, or that would be trained in half precision.
 
     A step of training is often smaller than half precision can add to a weight, and is lost then. Weights that are
-    frozen, such as those under adapters, may be of any type.
+    frozen, such as those under adapters, may be of any type; that of the reduction's own is warned of.
 
     Args:
         model: as it is trained.
@@ -139,6 +149,12 @@ def refuse_untrainable(model: nn.Module, may_be_half: bool = False) -> None:
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     if not trained:
         raise ValueError("All parameters of the model are frozen: set requires_grad of those that are to be trained.")
+    frozen = [name for name, each in model.named_parameters() if is_reductions(name) and not each.requires_grad]
+    if frozen:
+        logger.warning(
+            f"{len(frozen)} parameters of the reduction are frozen and stay as they are, such as {frozen[0]}. With an "
+            "adapter, fatr_hf.training.adapters.FATRPeftModel trains and saves them too."
+        )
     half = [name for name, each in trained.items() if each.dtype in (torch.float16, torch.bfloat16)]
     if half and not may_be_half:
         dtype = trained[half[0]].dtype

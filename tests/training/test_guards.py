@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, Subset
 from transformers import ViTImageProcessor, ViTModel
 
+from fatr_hf.training import guards
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWarmup
 from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate, image_transform
 from fatr_hf.training.reduction_log import ReductionLogCallback
@@ -282,3 +283,16 @@ def test_mistaken_numbers_of_logged_images_are_refused(make_fatr, make_trainer, 
     trainer = make_trainer(make_fatr())
     with pytest.raises(ValueError, match=f"num_images={images!r} must be"):
         ReductionLogCallback(trainer, num_images=images)
+
+
+def test_frozen_parameters_of_the_reduction_are_warned_of(make_fatr, monkeypatch):
+    messages, model = [], make_fatr()
+    monkeypatch.setattr(guards.logger, "warning", messages.append)
+    guards.refuse_untrainable(model)
+    assert messages == []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("classifier" in name)
+    guards.refuse_untrainable(model)
+    [message] = messages
+    assert "parameters of the reduction are frozen" in message
+    assert "FATRPeftModel" in message
