@@ -68,3 +68,10 @@ def test_new_classes_and_another_size_go_together(stock, tmp_path):
     model, info = FATRViTForImageClassification.from_pretrained(tmp_path, output_loading_info=True, **options)
     assert model(torch.zeros(1, 3, 48, 48)).logits.shape == (1, 9)
     assert {key for key, *_ in info["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
+
+
+def test_class_numbers_that_are_text_become_numbers(stock, tmp_path):
+    stock.config.label2id = {"cat": "0", "dog": "1"}
+    stock.save_pretrained(tmp_path)
+    config = FATRViTForImageClassification.from_pretrained(tmp_path).config
+    assert config.label2id["dog"] == 1

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from fatr_hf.modeling.fused_projections import is_plain
+from fatr_hf.modeling.weight_checks import refuse_infinite_weights
 
 
 class Scaled(torch.Tensor):
@@ -129,3 +130,10 @@ def test_a_pruned_patch_projection_computes_with_its_mask(make_fatr, pixel_value
     prune.remove(projection, "weight")
     assert (projection.weight == 0).double().mean() == 0.5
     torch.testing.assert_close(model(pixel_values.double()).logits, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_quantised_weights_are_not_searched_for_infinite_values():
+    quantised = nn.Parameter(Scaled(torch.ones(4, 4, dtype=torch.int8)), requires_grad=False)
+    refuse_infinite_weights("m", [("weight", quantised)])
+    with pytest.raises(ValueError, match="holds values in weight that are not finite"):
+        refuse_infinite_weights("m", [("weight", nn.Parameter(torch.full((4,), torch.inf)))])

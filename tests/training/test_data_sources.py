@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import random
 from dataclasses import FrozenInstanceError
 
@@ -211,6 +212,64 @@ class TestImageFolder:
         crop("cat", 0).save(write_crops(tmp_path) / "stray.png")
         with pytest.raises(ValueError, match=r"one folder per class.*at one depth"):
             load_image_data(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("folders", "expected"),
+        [
+            (["train/cat/2023", "train/cat/2024", "train/dog/2023", "test/cat/2023", "test/dog/2024"], ["cat", "dog"]),
+            (["data/cat", "data/dog"], ["cat", "dog"]),
+            (["Train/cat", "Train/dog", "Val/cat", "Val/dog"], ["cat", "dog"]),
+            (["train", "bus"], ["bus", "train"]),
+        ],
+        ids=["years-below-classes", "one-folder-around", "capital-letters", "class-called-train"],
+    )
+    def test_classes_are_the_folders_below_a_split(self, tmp_path, folders, expected):
+        for folder in folders:
+            (tmp_path / folder).mkdir(parents=True)
+            for number in range(5):
+                crop("cat", number).save(tmp_path / folder / f"{number}.png")
+        assert load_image_data(str(tmp_path)).label_names == expected
+
+    @pytest.mark.parametrize(
+        ("folders", "words"),
+        [
+            (["train", "test"], "'test' has no folder of a class, such as CLASS/PICTURE"),
+            (["train/cat", "train/dog", "train/dog/2023", "test/cat"], r"move or remove .*train/dog/2023$"),
+        ],
+        ids=["no-classes", "deeper-folder"],
+    )
+    def test_odd_folders_are_named(self, tmp_path, folders, words):
+        for folder in folders:
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            for number in range(5):
+                crop("cat", number).save(tmp_path / folder / f"{number}.png")
+        with pytest.raises(ValueError, match=words):
+            load_image_data(str(tmp_path))
+
+    @pytest.mark.parametrize("name", [b"caf\xe9.png", b"a::b.png", b"a$_^$b.png", b"a\nb.png"], ids=repr)
+    def test_names_of_files_do_not_matter(self, tmp_path, name):
+        write_crops(tmp_path)
+        os.rename(tmp_path / "cat" / "test_3.png", os.fsencode(tmp_path / "cat") + b"/" + name)
+        data = load_image_data(str(tmp_path))
+        images = [image.tobytes() for split in (data.train, data.test) for image in split["image"]]
+        assert len(images) == 15
+        assert crop("cat", 3).tobytes() in images
+
+    def test_what_is_left_out_is_noted(self, tmp_path):
+        write_crops(tmp_path)
+        (tmp_path / "cat" / "test_0.png.json").write_text("{}")
+        (tmp_path / "cat" / "._test_0.png").write_bytes(b"resource fork")
+        [note] = load_image_data(str(tmp_path)).notes
+        assert "15 pictures; files left out: 1 hidden (cat/._test_0.png), 1 of other kinds (.json 1)" in note
+
+    def test_sixteen_bits_are_scaled(self, tmp_path):
+        ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+        for name, values in (("up", ramp), ("down", ramp[::-1])):
+            (tmp_path / name).mkdir()
+            for number in range(5):
+                PIL.Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / name / f"{number}.png")
+        data = load_image_data(str(tmp_path))
+        assert {len(np.unique(np.asarray(image))) for image in data.train["image"]} == {256}
 
     def test_a_folder_without_images_is_refused(self, tmp_path):
         (tmp_path / "notes.txt").write_text("nothing to see")
