@@ -268,6 +268,28 @@ def test_pictures_read_by_workers_are_the_same(module, model_folder, broken, tmp
     assert content(tmp_path / "none") == content(tmp_path / "two")
 
 
+def test_names_and_files_of_all_kinds_are_served_as_they_are_trained_on(
+    module, model_folder, pictures, tmp_path, monkeypatch, capsys
+):
+    os.rename(pictures / "a" / "03.png", os.fsencode(pictures / "a") + b"/caf\xe9.png")
+    (pictures / "b" / "07.png").rename(pictures / "b" / "x::y.png")
+    (pictures / "a" / "._00.png").write_bytes(b"resource fork")
+    (pictures / "a" / "00.jpg.json").write_text("{}")
+    rows = run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    assert [row["error"] for row in rows] == [None] * 11
+    assert {r"a/caf\xe9.png", "b/x::y.png"} <= {row["name"] for row in rows}
+    assert "11 pictures; files left out: 1 hidden (a/._00.png), 1 of other kinds (.json 1)" in capsys.readouterr().out
+
+
+def test_a_run_that_failed_at_its_first_batch_leaves_the_folder_free(
+    module, model_folder, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_picture(module, model_folder, pictures, tmp_path, monkeypatch):
     [row] = run(module, monkeypatch, model_folder, pictures / "a" / "03.png", tmp_path / "out")
     assert (row["name"], row["error"]) == ("03.png", None)
