@@ -54,7 +54,7 @@ def model_folder(tmp_path_factory):
         model = ViTForImageClassification(config)
         torch.nn.init.normal_(model.classifier.weight, std=0.5)
     folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
+    model.double().save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 

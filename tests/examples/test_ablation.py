@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from rounding import FLOAT32
 from torch.nn import functional
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
@@ -60,7 +61,7 @@ def no_figures(monkeypatch, plots):
 
 
 def save(model, folder):
-    model.save_pretrained(folder)
+    model.double().save_pretrained(folder)  # with room for nothing but float64's rounding
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
     return folder
 
@@ -115,7 +116,7 @@ def measure_afresh(model, reduced):
     with reduced.reduction(False):
         reference = reduced(pixel_values).logits
     cosines = functional.cosine_similarity(logits, reference)
-    return {"accuracy": (logits.argmax(dim=1) == labels).float().mean().item(), "cosine": cosines.mean().item()}
+    return {"accuracy": (logits.argmax(dim=1) == labels).double().mean().item(), "cosine": cosines.mean().item()}
 
 
 def test_a_whole_run_writes_tables_points_and_figures(module, monkeypatch, capsys, folder, stock):
@@ -146,7 +147,7 @@ def test_a_whole_run_writes_tables_points_and_figures(module, monkeypatch, capsy
 def test_points_are_what_a_fresh_model_gives(folder, stock, key, fields):
     point = read_points(folder / "run")[key]
     model = FATRViTForImageClassification.from_pretrained(stock, **fields)
-    assert point["qualities"] == pytest.approx(measure_afresh(stock, model), abs=1e-6)
+    assert point["qualities"] == pytest.approx(measure_afresh(stock, model), abs=FLOAT32)
     assert point["macs"] == count_macs(model)
 
 
@@ -155,7 +156,7 @@ def test_at_keep_ratio_1_the_model_is_the_stock_one(folder, stock):
     pixel_values, labels = digits(stock)
     with torch.no_grad():
         logits = ViTForImageClassification.from_pretrained(stock).eval()(pixel_values).logits
-    assert point["qualities"]["accuracy"] == pytest.approx((logits.argmax(dim=1) == labels).float().mean().item())
+    assert point["qualities"]["accuracy"] == pytest.approx((logits.argmax(dim=1) == labels).double().mean().item())
     assert point["qualities"]["cosine"] == pytest.approx(1)
 
 
@@ -177,18 +178,18 @@ def test_trained_parameters_are_swept_where_they_fit(module, monkeypatch, no_fig
     model.set_reduction(keep_ratio=0.3)
     expected = measure_afresh(trained, model)
     for key in (("selection", "high_frequency", "0.3"), ("omega", "as trained", "0.3")):
-        assert points[key]["qualities"] == pytest.approx(expected, abs=1e-6)
+        assert points[key]["qualities"] == pytest.approx(expected, abs=FLOAT32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "omega" in name:
                 parameter.zero_()
     zeroed = points["omega", "ω set to zero", "0.3"]["qualities"]
-    assert zeroed == pytest.approx(measure_afresh(trained, model), abs=1e-6)
+    assert zeroed == pytest.approx(measure_afresh(trained, model), abs=FLOAT32)
     assert zeroed["cosine"] != pytest.approx(expected["cosine"], abs=1e-3)
     without = FATRViTForImageClassification.from_pretrained(
         trained, reweight_attention=False, dc_position_embeddings=False
     )
-    assert points["windows", "4, 2", "0"]["qualities"] == pytest.approx(measure_afresh(trained, without), abs=1e-6)
+    assert points["windows", "4, 2", "0"]["qualities"] == pytest.approx(measure_afresh(trained, without), abs=FLOAT32)
 
 
 def write_images(folder, number):

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value, load_dataset
+from rounding import assert_rounded_alike
 from transformers import ViTImageProcessor
 
 from fatr_hf import FATRViTForImageClassification
@@ -49,7 +50,7 @@ def module(importable_examples):
 @pytest.fixture
 def model_folder(make_fatr, tmp_path):
     folder = tmp_path / "model"
-    make_fatr(id2label={number: f"class {number}" for number in range(5)}).save_pretrained(folder)
+    make_fatr(id2label={number: f"class {number}" for number in range(5)}).double().save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
@@ -88,7 +89,7 @@ def assert_same(found, expected):
     """Rows of runs on different numbers of threads, by which rounding may differ."""
     probabilities = [[row.pop("probabilities") for row in rows] for rows in (found, expected)]
     assert found == expected
-    torch.testing.assert_close(*map(torch.tensor, probabilities), rtol=1e-5, atol=1e-6)
+    assert_rounded_alike(*map(torch.tensor, probabilities))
 
 
 def content(folder):
@@ -110,13 +111,13 @@ def test_every_picture_has_its_row_in_order(module, model_folder, pictures, tmp_
     assert {row["error"] for row in rows} == {None}
     model = FATRViTForImageClassification.from_pretrained(model_folder)
     logits = expected_logits(model, model_folder, files)
-    torch.testing.assert_close(torch.tensor([row["logits"] for row in rows]), logits, atol=1e-5, rtol=1e-5)
+    assert_rounded_alike(torch.tensor([row["logits"] for row in rows]), logits, torch.float32)
     tokens = torch.tensor([row["embedding"] for row in rows])
-    torch.testing.assert_close(model.classifier(tokens).detach(), logits, atol=1e-5, rtol=1e-5)
+    assert_rounded_alike(model.classifier(tokens.double()).detach(), logits, torch.float32)
     best = logits.softmax(dim=1).topk(2)
     assert [row["classes"] for row in rows] == best.indices.tolist()
     assert [row["labels"] for row in rows] == [[f"class {number}" for number in row] for row in best.indices.tolist()]
-    torch.testing.assert_close(torch.tensor([row["probabilities"] for row in rows]), best.values, atol=1e-6, rtol=0)
+    assert_rounded_alike(torch.tensor([row["probabilities"] for row in rows]), best.values, torch.float32)
     assert sorted(content(tmp_path / "out")) == [
         ".manifest.json",
         *(f"shard-0000{index}-of-00003.parquet" for index in range(3)),
@@ -190,7 +191,7 @@ def test_broken_pictures_have_rows_that_say_why(module, model_folder, broken, tm
     good = [row for row in rows if row["error"] is None]
     model = FATRViTForImageClassification.from_pretrained(model_folder)
     logits = expected_logits(model, model_folder, [broken / row["name"] for row in good])
-    torch.testing.assert_close(torch.tensor([row["logits"] for row in good]), logits, atol=1e-5, rtol=1e-5)
+    assert_rounded_alike(torch.tensor([row["logits"] for row in good]), logits, torch.float32)
     assert "11 images, 4 of them cannot be read" in capsys.readouterr().out
 
 
@@ -302,7 +303,7 @@ def test_photographs_keep_their_names(module, model_folder, tmp_path, monkeypatc
 
 
 def test_an_encoder_gives_its_cls_token(module, make_fatr, model_folder, pictures, tmp_path, monkeypatch):
-    encoder = make_fatr().vit
+    encoder = make_fatr().double().vit
     encoder.save_pretrained(tmp_path / "encoder")
     (tmp_path / "encoder" / "preprocessor_config.json").write_bytes(
         (model_folder / "preprocessor_config.json").read_bytes()
@@ -316,7 +317,7 @@ def test_an_encoder_gives_its_cls_token(module, make_fatr, model_folder, picture
         [NamedImage("", PIL.Image.open(path))], ViTImageProcessor.from_pretrained(model_folder)
     ).pixel_values
     token = encoder(pixel_values).last_hidden_state[0, 0]
-    torch.testing.assert_close(torch.tensor(rows[5]["embedding"]), token.detach(), atol=1e-5, rtol=1e-5)
+    assert_rounded_alike(torch.tensor(rows[5]["embedding"]), token.detach(), torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +331,7 @@ def test_a_stock_model_is_reduced_only_when_asked(module, stock, stock_folder, o
     model, _ = module.load_chosen(arguments)
     assert model.config.keep_ratio == keep_ratio
     if keep_ratio == 1:
-        torch.testing.assert_close(model(pixel_values).logits, stock(pixel_values).logits)
+        assert_rounded_alike(model.double()(pixel_values).logits, stock.double()(pixel_values).logits)
 
 
 def test_a_budget_chooses_the_keep_ratio(module, fatr_folder, make_fatr):

@@ -68,7 +68,7 @@ def new_model(dropout: float = 0.0) -> FATRViTForImageClassification:
 def new_trainer(
     folder: Path, total_batch: int = 16, dropout: float = 0.0, options: dict[str, Any] | None = None, **arguments: Any
 ) -> FATRTrainer:
-    """A trainer of a new model on 64 images: plain gradient descent unless told otherwise.
+    """A trainer of a new model on 64 images: plain gradient descent in float64 unless told otherwise.
 
     ``total_batch`` counts the images of all processes, so that the number of processes should not matter.
     """
@@ -80,8 +80,9 @@ def new_trainer(
         # accelerate shards what trains on several GPUs and nothing else: on the CPU its FSDP is DDP, without a word.
         assert training_arguments.device.type == "cpu"
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    model = new_model(dropout)
     return FATRTrainer(
-        new_model(dropout),
+        model if training_arguments.bf16 else model.double(),
         training_arguments,
         data_collator=collate,
         train_dataset=images(64),
