@@ -27,9 +27,9 @@ def why_not_plain(module: nn.Module, cls: type[nn.Module]) -> str | None:
     takes part in no other product than its own.
     """
     if type(module) is not cls:
-        kind = type(module)
-        name = f"{kind.__module__}.{kind.__name__}" if kind.__name__ == cls.__name__ else kind.__name__
-        return f"is {name}, not a plain {cls.__name__} layer"
+        name = type(module).__name__
+        kind = f"a {name} of another library" if name == cls.__name__ else name  # as peft's
+        return f"is {kind}, not a plain {cls.__name__} layer"
     if "forward" in vars(module) or hasattr(module, "_hf_hook"):
         return "has a forward method of its own, as accelerate's offloading gives it"
     if any(getattr(module, name) for name in HOOKS):
