@@ -6,9 +6,9 @@ average the others into DC tokens, between attention and MLP. A ``TokenLayout`` 
 and says where every patch is. At the start of training nothing but the reduction differs from the stock ViT.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,8 +42,19 @@ from .layers_fatr_vit import FATRViTAttention, FATRViTEmbeddings, FATRViTLayer, 
 from .token_reduction import TokenLayout, dense_layout, token_sources
 from .token_schedule import LayerTokens
 
-_unreduced: ContextVar[frozenset[int]] = ContextVar("fatr_unreduced", default=frozenset())
-"""Identities of the encoders whose reduction is switched off here; every thread and task has its own."""
+
+class ReductionSwitches(threading.local):
+    """Which encoders a thread has switched, by identity: whether each reduces.
+
+    A dictionary in a ``threading.local``, and no ``ContextVar``, since ``torch.compile`` of torch 2.11 does not read
+    the latter, and guards its graphs by the former.
+    """
+
+    def __init__(self) -> None:
+        self.enabled: dict[int, bool] = {}
+
+
+_switches = ReductionSwitches()
 
 
 @dataclass
@@ -159,7 +170,7 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
         """Switches the reduction off (or on again) within a ``with`` block: off, the model is a stock ViT.
 
         Re-weighting belongs to the reduction: without DC tokens there is none, as at a keep ratio of 1. The switch
-        holds for the thread or task that is in the block; others that use the model at the same time keep theirs.
+        holds for the thread that is in the block; others that use the model at the same time keep theirs.
 
         Raises:
             ValueError: a value that is not True or False, or a fused model.
@@ -167,12 +178,12 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
         if not isinstance(enabled, bool):
             raise ValueError(f"reduction({enabled!r}) must be given True or False.")
         refuse_fused(self, "reduction")
-        encoder = {id(self.base_model)}
-        switched = _unreduced.set(_unreduced.get() - encoder if enabled else _unreduced.get() | encoder)
+        before = _switches.enabled
+        _switches.enabled = {**before, id(self.base_model): enabled}
         try:
             yield
         finally:
-            _unreduced.reset(switched)
+            _switches.enabled = before
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As in PyTorch.
@@ -234,8 +245,8 @@ class FATRViTModel(FATRViTPreTrainedModel, ViTModel):
 
     @property
     def reduction_enabled(self) -> bool:
-        """Whether the model reduces, in the thread or task that asks (see ``reduction``)."""
-        return not self.acts_unreduced and id(self) not in _unreduced.get()
+        """Whether the model reduces, in the thread that asks (see ``reduction``)."""
+        return not self.acts_unreduced and _switches.enabled.get(id(self), True)
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)

@@ -126,7 +126,7 @@ ALLOWED = {
     "modeling_fatr_vit.py": {
         "getattr of a computed name": "fields of the configuration that set_reduction changes",
         "vars": "changes these fields all at once",
-        "import contextvars": "whether the reduction is switched off, for each thread",
+        "import threading": "whether the reduction is switched off, for each thread",
     },
     "operators.py": {
         "import os": "reads the variable TRITON_INTERPRET",
