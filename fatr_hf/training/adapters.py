@@ -4,6 +4,7 @@ peft freezes all but its adapters and whole modules that are named (``modules_to
 attention module, whose projections carry the adapters, so that neither way reaches them. Needs peft.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.models.vit.modeling_vit import ViTAttention
 
 from ..modeling.fused_projections import is_fused
 
@@ -41,8 +43,7 @@ class FATRPeftModel(PeftModel):
 
     Raises:
         ValueError: a model that is compiled, fused or has adapters, another adapter name, a ``task_type`` (those of
-            peft are for text), or names in ``target_modules``, ``exclude_modules``, ``modules_to_save`` or
-            ``target_parameters`` that name nothing.
+            peft are for text), or names of modules, parameters or layers that the model does not have.
     """
 
     def __init__(self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = ADAPTER_NAME, **kwargs: Any):
@@ -154,6 +155,15 @@ def refuse_unmatched_names(model: nn.Module, peft_config: PeftConfig) -> None:
                 )
             if not any(f".{each}".endswith(f".{name}") for each in allowed):
                 raise ValueError(f"{field} names {name!r}, but the model has only {', '.join(last_parts(allowed))}.")
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(peft_config, field, None) or ():
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in modules):
+                raise ValueError(f"{field} names {pattern!r}, which matches none of {', '.join(last_parts(modules))}.")
+    layers = getattr(peft_config, "layers_to_transform", None)
+    count = sum(isinstance(module, ViTAttention) for module in model.modules())
+    for layer in [layers] if isinstance(layers, int) else layers or ():
+        if not 0 <= layer < count:
+            raise ValueError(f"layers_to_transform names layer {layer}, but the model has layers 0 to {count - 1}.")
 
 
 def last_parts(names: Iterable[str]) -> list[str]:
