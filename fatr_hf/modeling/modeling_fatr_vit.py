@@ -127,6 +127,9 @@ class FATRViTPreTrainedModel(HubRepositoryMixin, ViTPreTrainedModel):
                 model.
         """
         check_fusible(self)
+        for name, module in self.named_modules():
+            if name.endswith(".attention") and not isinstance(module, FATRViTAttention):
+                raise ValueError(f"{name} is {type(module).__name__}: merge adapters first (merge_and_unload of peft).")
         reduces = bool(self.base_model.reduction_enabled)
         acting = shared_copy(self)
         encoder: Any = acting.base_model

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from accelerate.utils import has_compiled_regions
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -138,6 +138,31 @@ class FATRPeftModel(PeftModel):
         own = {name: weights[name].detach().cpu().contiguous() for name in self.reduction_parameters()}
         path = Path(save_directory) / SAFETENSORS_WEIGHTS_NAME
         save_file({**load_file(path), **own}, path, metadata={"format": "pt"})
+
+
+def refuse_unsaved(model: nn.Module) -> None:
+    """Raises a ValueError for an adapted model of which something trains that is not saved, or is named for nothing.
+
+    peft saves its adapters and ``modules_to_save``, and ignores names that no module has.
+    """
+    if not isinstance(model, PeftModel):
+        return
+    own = model.reduction_parameters() if isinstance(model, FATRPeftModel) else {}
+    for config in model.peft_config.values():
+        named = [name for name in getattr(config, "modules_to_save", None) or () if name in REDUCTION_PARAMETERS]
+        if named:
+            raise ValueError(
+                f"modules_to_save names {named[0]!r}, which is no module, so that peft ignores it: adapt the model "
+                "with fatr_hf.training.adapters.FATRPeftModel, which trains and saves the reduction's parameters."
+            )
+    saved = {tensor.data_ptr() for tensor in get_peft_model_state_dict(model).values()}
+    saved |= {parameter.data_ptr() for parameter in own.values()}
+    lost = [name for name, each in model.named_parameters() if each.requires_grad and each.data_ptr() not in saved]
+    if lost:
+        raise ValueError(
+            f"{len(lost)} parameters train and would not be saved with the adapter, such as {lost[0]}: freeze them, or "
+            "for the reduction's own adapt the model with fatr_hf.training.adapters.FATRPeftModel."
+        )
 
 
 def refuse_unmatched_names(model: nn.Module, peft_config: PeftConfig) -> None:

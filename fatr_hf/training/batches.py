@@ -38,7 +38,11 @@ class LabelCheck:
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         self.refuse_text(examples)
         batch = self.collator(examples)
-        if self.is_free or not isinstance(batch, Mapping):
+        if not isinstance(batch, Mapping):
+            return batch
+        if not self.is_required:  # in training the loss tells
+            refuse_non_finite_images(batch.get("pixel_values"))
+        if self.is_free:
             return batch
         labels = batch.get("labels")
         if labels is None and self.is_required:
@@ -63,6 +67,18 @@ class LabelCheck:
                         f"{name}={value!r} is text, and must be the number of one of the {self.num_classes} classes: "
                         "config.label2id has the number of every name."
                     )
+
+
+def refuse_non_finite_images(pixel_values: Any) -> None:
+    """Raises a ValueError for images with NaN or infinite values, whose loss transformers leaves out of the mean."""
+    if not isinstance(pixel_values, Tensor) or not pixel_values.is_floating_point():
+        return
+    broken = (~pixel_values.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"pixel_values hold values that are NaN or infinite in {len(broken)} of {len(pixel_values)} images of a "
+            f"batch, such as number {broken[0]}: mend the images."
+        )
 
 
 def makes_its_columns(dataset: Any) -> bool:

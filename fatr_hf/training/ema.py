@@ -22,6 +22,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .guards import check_number
+
 EMA_FILE = "ema.safetensors"
 """The averages of the weights that train in a checkpoint folder, under the names of the model's parameters."""
 
@@ -55,7 +57,8 @@ class EMACallback(TrainerCallback):
     """
 
     def __init__(self, decay: float = 0.9998, warmup: bool = True):
-        if not 0 <= decay < 1:
+        check_number("ema_decay", decay, at_least=0)
+        if decay >= 1:
             raise ValueError(f"ema_decay={decay!r} must be at least 0 and below 1, such as 0.9998.")
         self.decay = decay
         self.warmup = warmup

@@ -2,10 +2,13 @@
 
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
 import torch
+from accelerate.utils import is_compiled_module
 from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import logging
@@ -30,6 +33,11 @@ def check_number(name: str, value: object, *, at_least: float | None = None, abo
         raise ValueError(f"{name}={value} must be {limit}.")
 
 
+def is_count(value: object, at_least: int = 1) -> bool:
+    """Whether a value is an integer that is large enough; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
+
+
 def check_count(name: str, value: object, at_least: int = 1) -> None:
     """Raises a ValueError that names an argument which is no integer, or one below what is allowed."""
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -49,6 +57,11 @@ def check_classifier(name: str, model: Any) -> None:
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         given = repr(model) if isinstance(model, str) else f"a {getattr(model, '__name__', type(model).__name__)}"
         raise ValueError(f"{name} is {given}, and must be a model, as Model.from_pretrained(...) gives it.")
+    if is_compiled_module(model):
+        raise ValueError(
+            f"{name} is compiled, and would be saved under other names: give the model itself, and torch_compile=True "
+            "in the TrainingArguments."
+        )
     forward: Any = model.forward
     parameters = inspect.signature(forward).parameters.values()
     # A wrapper such as PeftModel takes whatever it is given.
@@ -73,6 +86,8 @@ def check_arguments(args: Any, repeats: int) -> None:
         raise ValueError(f"label_smoothing_factor={args.label_smoothing_factor} must be at most 1: it is a share.")
     if args.label_names not in (None, ["labels"]):
         raise ValueError(f"label_names={args.label_names!r} must be ['labels'] or None: call the column labels.")
+    if args.use_liger_kernel:
+        raise ValueError("use_liger_kernel=True is for language models, and does nothing here: set it to False.")
     sampling = str(getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy))
     if sampling not in _SAMPLING:
         raise ValueError(
@@ -100,6 +115,37 @@ def check_learning_rate(learning_rate: object) -> None:
         raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0.")
 
 
+def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Raises a ValueError for an optimizer of the caller's that changes nothing of the model that is trained."""
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    groups = [group for group in optimizer.param_groups if any(id(each) in trained for each in group["params"])]
+    if not groups:
+        raise ValueError(
+            "optimizers[0] holds no parameter of the model that is trained: make it of model.parameters()."
+        )
+    # Warm-up may have set the rate of the first step to 0.
+    rates = [group.get("initial_lr", group.get("lr")) for group in groups]
+    if all(isinstance(rate, Real) and float(rate) == 0 for rate in rates):
+        raise ValueError("optimizers[0] has a learning rate of 0: nothing would be trained.")
+
+
+@contextmanager
+def pruning(trial: Any) -> Iterator[None]:
+    """Within a ``with`` block a loss that is NaN or infinite ends a trial of optuna's, and not the search around it.
+
+    Args:
+        trial: of a search, or None.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        if not type(trial).__module__.startswith("optuna."):
+            raise
+        import optuna
+
+        raise optuna.TrialPruned(str(error)) from error
+
+
 def check_loss(args: TrainingArguments, config: Any, *, has_loss_function: bool, has_teacher: bool) -> None:
     """Raises a ValueError for a loss that cannot be combined with distillation or smoothing, or teaches nothing.
 
@@ -121,6 +167,10 @@ def check_loss(args: TrainingArguments, config: Any, *, has_loss_function: bool,
             f"label_smoothing_factor={args.label_smoothing_factor} cannot be combined with {own}: only the "
             "cross-entropy of single classes is smoothed. Set it to 0."
         )
+    if getattr(config, "return_dict", True) is False:
+        raise ValueError("config.return_dict=False gives tuples, and logits are asked for by name: set it to True.")
+    if getattr(config, "num_labels", None) == 0:
+        raise ValueError("The model has no classes: load it with num_labels, or id2label, of the data set.")
     if not own and getattr(config, "num_labels", None) == 1:
         raise ValueError(
             "The model has one class, of which cross-entropy is always 0. For numbers to predict set "

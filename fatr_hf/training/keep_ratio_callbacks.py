@@ -109,7 +109,8 @@ class ElasticKeepRatio(KeepRatioCallback):
     Args:
         low, high: the range, both included.
         seed: of the draws.
-        step: distance between the ratios that are drawn; each is another shape for ``torch.compile``.
+        step: distance between the ratios that are drawn, the last of which may be nearer; each is another shape for
+            ``torch.compile``.
 
     Raises:
         ValueError: a range that is empty or not in (0, 1), or a step that is not positive or longer than the range; in
@@ -132,6 +133,8 @@ class ElasticKeepRatio(KeepRatioCallback):
         self.seed = seed
         # The margin keeps a step that hits the end from being lost to rounding.
         self.ratios = [round(low + place * step, 6) for place in range(int((high - low) / step + 1e-6) + 1)]
+        if self.ratios[-1] < round(high, 6):
+            self.ratios.append(high)
 
     def on_train_begin(
         self,

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import EvalPrediction
 
+from .guards import is_count
+
 TOP_K = 5
 CALIBRATION_BINS = 15
 
@@ -33,7 +35,7 @@ def top_k_accuracy(logits: npt.ArrayLike, labels: npt.ArrayLike, k: int = TOP_K)
         ValueError: shapes, labels or ``k`` that do not fit.
     """
     scores, classes = _check(logits, labels)
-    if k < 1:
+    if not is_count(k):
         raise ValueError(f"k={k!r} must be a positive integer.")
     own = np.take_along_axis(scores, classes[:, None], axis=1)
     comes_first = np.arange(scores.shape[1]) < classes[:, None]
@@ -57,7 +59,7 @@ def expected_calibration_error(logits: npt.ArrayLike, labels: npt.ArrayLike, bin
         ValueError: shapes, labels or ``bins`` that do not fit.
     """
     scores, classes = _check(logits, labels)
-    if bins < 1:
+    if not is_count(bins):
         raise ValueError(f"bins={bins!r} must be a positive integer.")
     highest = scores.max(axis=1, keepdims=True)
     if not np.isfinite(highest).all():
@@ -83,6 +85,8 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     labels = prediction.label_ids
+    if isinstance(logits, list):
+        raise ValueError("eval_do_concat_batches=False gives logits batch by batch: set it to True for these metrics.")
     result = {"accuracy": top_k_accuracy(logits, labels, k=1)}
     if np.shape(logits)[1] > TOP_K:
         result[f"top{TOP_K}_accuracy"] = top_k_accuracy(logits, labels)

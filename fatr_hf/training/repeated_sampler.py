@@ -10,6 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .guards import is_count
+
 
 class RepeatedSampler(Sampler[int]):
     """A random order in which every drawn image comes ``repeats`` times in a row.
@@ -29,9 +31,9 @@ class RepeatedSampler(Sampler[int]):
 
     def __init__(self, num_images: int, repeats: int, seed: int = 0):
         for name, value in (("num_images", num_images), ("repeats", repeats)):
-            if value < 1:
+            if not is_count(value):
                 raise ValueError(f"{name}={value!r} must be a positive integer.")
-        if seed < 0:
+        if not is_count(seed, at_least=0):
             raise ValueError(f"seed={seed!r} must be an integer from 0.")
         self.num_images = num_images
         self.repeats = repeats

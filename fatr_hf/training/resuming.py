@@ -3,11 +3,15 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
-from .run_folder import TRAINER_STATE, write_json
+from .run_folder import TRAINER_STATE, is_complete, write_json
 from .teachers import different_classes
+
+logger = logging.get_logger(__name__)
 
 BATCH_FILE = "batch.json"
 """The file of a checkpoint folder that holds its ``BatchRecord``."""
@@ -60,6 +64,39 @@ def refuse_other_batch(checkpoint: Path, current: BatchRecord) -> None:
             f"{checkpoint} was trained with a per_device_train_batch_size of {batch}, and this run has "
             f"{current.batch}. {cure}"
         )
+
+
+def refuse_incomplete(checkpoint: Path) -> None:
+    """Raises a ValueError for a checkpoint from which a run cannot go on as it was."""
+    if not is_complete(checkpoint):
+        raise ValueError(
+            f"{checkpoint} does not hold all that resuming needs: optimizer and scheduler would start anew. It was "
+            "saved with save_only_model=True, or broke off. Load its weights with from_pretrained, and train from them."
+        )
+
+
+class LastStep(TrainerCallback):
+    """Says that a finished run which is resumed has nothing left to train, and refuses one that is beyond its end."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Compares the step of the checkpoint with the last one.
+
+        Raises:
+            ValueError: the checkpoint is of a later step.
+        """
+        step, end = state.global_step, state.max_steps
+        if step > end:
+            raise ValueError(
+                f"The checkpoint is of step {step}, and training ends at step {end} (max_steps, num_train_epochs): "
+                "resume from an earlier one, or raise them."
+            )
+        if step == end:
+            logger.warning(
+                f"The checkpoint is of step {step}, and training ends at step {end} (max_steps, num_train_epochs): "
+                "nothing is left to train."
+            )
 
 
 def refuse_other_model(checkpoint: Path, restored: PreTrainedModel, model: PreTrainedModel) -> None:

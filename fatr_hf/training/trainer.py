@@ -31,12 +31,14 @@ from .guards import (
     check_length_of_training,
     check_loss,
     check_number,
+    check_optimizer,
+    pruning,
     refuse_untrainable,
 )
 from .losses import classification_loss, distillation_loss
-from .processes import refuse_small_data
+from .processes import refuse_float16_on_cpu, refuse_small_data
 from .repeated_sampler import RepeatedSampler, SetSamplerEpoch
-from .resuming import BatchRecord, refuse_other_batch, refuse_other_model
+from .resuming import BatchRecord, LastStep, refuse_incomplete, refuse_other_batch, refuse_other_model
 from .run_folder import last_checkpoint
 from .safety import NonFiniteLossGuard, refuse_non_finite_weights, whole_checkpoint
 from .teachers import Teacher, refuse_unfit_teacher, run_with_average
@@ -124,7 +126,7 @@ class FATRTrainer(Trainer):
         self.train_collator = train_collator
         self.ema = None if ema_decay is None else EMACallback(ema_decay, ema_warmup)
         self.loss_guard = NonFiniteLossGuard()
-        for callback in (self.ema, self.loss_guard, SetSamplerEpoch()):
+        for callback in (self.ema, self.loss_guard, SetSamplerEpoch(), LastStep()):
             if callback is not None:
                 self.add_callback(callback)
         self.teacher = self.prepare_teacher(teacher)
@@ -224,9 +226,12 @@ class FATRTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint=True, but {folder} holds no complete checkpoint.")
         check_length_of_training(self.args)
+        refuse_float16_on_cpu(self.args)
         if self.train_dataset is not None and has_length(self.train_dataset):
             refuse_small_data(len(self.train_dataset), self.args)
         checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if checkpoint is not None:
+            refuse_incomplete(checkpoint)
         if checkpoint is not None and not self.args.auto_find_batch_size:
             refuse_other_batch(checkpoint, self.batch_record())
         if self.ema is not None:
@@ -240,7 +245,9 @@ class FATRTrainer(Trainer):
         model: Any = self.model
         if model is not None:
             model._is_accelerate_prepared = False
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        trial = args[0] if args else kwargs.get("trial")
+        with pruning(trial if self.args.world_size == 1 else None):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> Any:
         """A new model, which must fit the teacher as the first one does."""
@@ -252,10 +259,17 @@ class FATRTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As in Trainer, for a model that can be trained."""
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        trained: Any = self.model if model is None else model
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
             check_learning_rate(self.args.learning_rate)
-        trained: Any = self.model if model is None else model
-        refuse_untrainable(trained, self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        elif self.optimizer is not None and not is_sharded:
+            check_optimizer(self.optimizer, trained)
+        refuse_untrainable(trained, is_sharded)
+        if hasattr(trained, "peft_config"):
+            from .adapters import refuse_unsaved
+
+            refuse_unsaved(trained)
         return super().create_optimizer(model)
 
     def batch_record(self) -> BatchRecord:
@@ -269,10 +283,6 @@ class FATRTrainer(Trainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # The Trainer looks whether a run is over after a step, and a finished run that is resumed takes one more.
         if self.state.global_step >= self.state.max_steps:
-            logger.warning(
-                f"The checkpoint is of step {self.state.global_step}, and training ends at step {self.state.max_steps} "
-                "(max_steps, num_train_epochs): nothing is left to train."
-            )
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -344,6 +354,8 @@ class FATRTrainer(Trainer):
         Instead of it ``compute_loss_func``, or the model's own loss (see the class).
         """
         if self.trains_by_own_loss:
+            if self.compute_loss_func is None and inputs.get("labels") is not None:
+                inputs = {**inputs, "labels": inputs["labels"].float()}  # such losses take no integers
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.get("labels")
         if labels is None:
@@ -408,8 +420,9 @@ class FATRTrainer(Trainer):
         The Trainer reads a weights file by the names in it and only logs those that do not match; stock ViT's files
         hold older names, so it would resume from fresh weights. Loading through the model class renames or refuses.
         """
-        is_plain_file = (Path(resume_from_checkpoint) / "model.safetensors").is_file()
-        if not is_plain_file or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        names = ("model.safetensors", "model.safetensors.index.json")
+        is_a_models = any((Path(resume_from_checkpoint) / name).is_file() for name in names)
+        if not is_a_models or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         target = self.accelerator.unwrap_model(self.model if model is None else model)

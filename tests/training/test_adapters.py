@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from fatr_hf import FATRViTForImageClassification, FATRViTModel
-from fatr_hf.training.adapters import REDUCTION_PARAMETERS, FATRPeftModel
+from fatr_hf.training.adapters import REDUCTION_PARAMETERS, FATRPeftModel, refuse_unsaved
 from fatr_hf.training.ema import EMA_FILE, EMACallback
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWarmup
 from fatr_hf.training.preprocessing import collate
@@ -305,3 +305,29 @@ def test_callbacks_that_change_the_reduction_refuse_an_adapted_model(make_fatr, 
         trainer.train()
     with pytest.raises(ValueError, match=f"The reduction of a {type(model).__name__} cannot be logged"):
         ReductionLogCallback(trainer)
+
+
+def test_names_that_peft_ignores_are_refused_by_the_trainer(make_fatr, make_trainer):
+    model = get_peft_model(make_fatr(), LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["omega1"]))
+    with pytest.raises(ValueError, match=r"modules_to_save names 'omega1', which is no module.*FATRPeftModel"):
+        make_trainer(model).train()
+
+
+def test_parameters_that_peft_would_not_save_are_refused_by_the_trainer(make_fatr, make_trainer):
+    model = get_peft_model(make_fatr(), LoraConfig(r=2, target_modules=["q_proj"]))
+    for name, parameter in model.named_parameters():
+        if "omega" in name:
+            parameter.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"\d parameters train and would not be saved .*omega1: freeze them"):
+        make_trainer(model).train()
+
+
+@any_config
+def test_what_a_fatr_adapter_trains_is_saved(make_fatr, fields):
+    refuse_unsaved(FATRPeftModel(make_fatr(), LoraConfig(r=2, **fields)))
+
+
+def test_a_wrapped_attention_has_no_fused_copy(make_fatr):
+    model = get_peft_model(make_fatr(), LoraConfig(r=2, target_modules=["fc1"], modules_to_save=["attention"]))
+    with pytest.raises(ValueError, match=r"layers\.0\.attention is ModulesToSaveWrapper: merge adapters first"):
+        model.fuse()

@@ -296,3 +296,52 @@ def test_frozen_parameters_of_the_reduction_are_warned_of(make_fatr, monkeypatch
     [message] = messages
     assert "parameters of the reduction are frozen" in message
     assert "FATRPeftModel" in message
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda own, other: torch.optim.SGD(other, lr=0.1), "holds no parameter of the model that is trained"),
+        (lambda own, other: torch.optim.SGD(own, lr=0.0), "has a learning rate of 0"),
+    ],
+    ids=["another-models", "rate-0"],
+)
+def test_optimizers_that_change_nothing_are_refused(make_fatr, make, words):
+    model = make_fatr()
+    with pytest.raises(ValueError, match=words):
+        guards.check_optimizer(make(model.parameters(), make_fatr().parameters()), model)
+
+
+def test_an_optimizer_in_its_warm_up_is_none_of_them(make_fatr):
+    model = make_fatr()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
+    assert optimizer.param_groups[0]["lr"] == 0
+    guards.check_optimizer(optimizer, model)
+
+
+def test_compiled_models_and_models_without_classes_are_refused(make_fatr, make_trainer):
+    with pytest.raises(ValueError, match=r"model is compiled, .* torch_compile=True in the TrainingArguments"):
+        make_trainer(torch.compile(make_fatr(), backend="eager"))
+    with pytest.raises(ValueError, match="The model has no classes"):
+        make_trainer(make_fatr(num_labels=0))
+    model = make_fatr()
+    model.config.return_dict = False
+    with pytest.raises(ValueError, match=r"config\.return_dict=False gives tuples"):
+        make_trainer(model)
+
+
+def test_images_that_are_not_finite_stop_an_evaluation(make_fatr, make_trainer):
+    images = [{"pixel_values": torch.zeros(3, 32, 32), "labels": 0} for _ in range(4)]
+    images[2]["pixel_values"] = torch.full((3, 32, 32), torch.nan)
+    with pytest.raises(ValueError, match="NaN or infinite in 1 of 4 images of a batch, such as number 2"):
+        make_trainer(make_fatr(), per_device_eval_batch_size=4).evaluate(images)
+
+
+def test_a_trial_that_diverges_is_pruned():
+    optuna = pytest.importorskip("optuna")
+    trial = optuna.trial.FixedTrial({})
+    with pytest.raises(optuna.TrialPruned, match="nan"), guards.pruning(trial):
+        raise FloatingPointError("The loss is nan")
+    with pytest.raises(FloatingPointError), guards.pruning(None):
+        raise FloatingPointError("The loss is nan")

@@ -131,3 +131,8 @@ def test_what_the_model_cannot_do_is_refused(make_fatr, stock, train, make_train
         trainer.add_callback(callback)
     with pytest.raises(ValueError, match="ElasticKeepRatio and KeepRatioWarmup both change the keep ratio"):
         trainer.train()
+
+
+def test_both_ends_of_the_range_are_drawn_whatever_the_step():
+    assert ElasticKeepRatio(0.3, 0.9, step=0.25).ratios == [0.3, 0.55, 0.8, 0.9]
+    assert ElasticKeepRatio(0.3, 0.5, step=0.1).ratios == [0.3, 0.4, 0.5]

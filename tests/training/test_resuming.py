@@ -48,15 +48,38 @@ def test_of_a_checkpoint_without_record_the_batch_is_compared(make_fatr, make_tr
     assert trainer.state.global_step == 4
 
 
-@pytest.mark.parametrize("steps", [2, 1], ids=["finished", "longer-than-wanted"])
-def test_nothing_is_trained_after_the_last_step(make_fatr, make_trainer, checkpoint, steps, caplog):
+def test_a_finished_run_has_nothing_left_to_train(make_fatr, make_trainer, checkpoint, caplog):
     model = make_fatr()
-    trainer = make_trainer(model, **SAVED | {"max_steps": steps})
+    trainer = make_trainer(model, **SAVED | {"max_steps": 2})
     trainer.train(str(checkpoint))
-    assert f"is of step 2, and training ends at step {steps} (max_steps, num_train_epochs)" in caplog.text
+    assert "is of step 2, and training ends at step 2 (max_steps, num_train_epochs): nothing is left" in caplog.text
     assert trainer.state.global_step == 2
     saved = type(model).from_pretrained(checkpoint).state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_beyond_its_last_step_is_refused(make_fatr, make_trainer, checkpoint):
+    with pytest.raises(ValueError, match=r"is of step 2, and training ends at step 1 .*: resume from an earlier one"):
+        make_trainer(make_fatr(), **SAVED | {"max_steps": 1}).train(str(checkpoint))
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])
+def test_a_checkpoint_without_all_that_resuming_needs_is_refused(make_fatr, make_trainer, checkpoint, file):
+    (checkpoint / file).unlink()
+    with pytest.raises(ValueError, match=r"does not hold all that resuming needs.*save_only_model=True"):
+        make_trainer(make_fatr(), **SAVED).train(str(checkpoint))
+
+
+def test_sharded_weights_of_a_stock_model_are_restored(stock, make_trainer, tmp_path):
+    options = SAVED | {"max_steps": 2}
+    make_trainer(stock, **options).train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    (checkpoint / "model.safetensors").unlink()
+    stock.save_pretrained(checkpoint, max_shard_size="40KB")
+    again = type(stock)(stock.config)
+    make_trainer(again, **options).train(str(checkpoint))
+    weights = stock.state_dict()
+    assert [name for name, value in again.state_dict().items() if not torch.equal(value, weights[name])] == []
 
 
 def test_checkpoints_of_other_models_are_refused(make_fatr, make_trainer, checkpoint):
