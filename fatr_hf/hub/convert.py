@@ -124,7 +124,7 @@ def write_checkpoint(
     revision: str | None,
     image_size: tuple[int, int] | None = None,
 ) -> bool:
-    """Makes a folder of a model and its origin's image processor, whole or not at all; gives whether there is one.
+    """Makes a folder of a model and its origin's image processor, whole or not at all; says whether there is one.
 
     Args:
         image_size: that the processor is changed for; None leaves it as it is.

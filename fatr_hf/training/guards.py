@@ -110,7 +110,7 @@ def check_length_of_training(args: TrainingArguments) -> None:
 
 
 def check_learning_rate(learning_rate: object) -> None:
-    """Raises a ValueError for a learning rate that is no number above 0."""
+    """Raises a ValueError for a learning rate that is not above 0."""
     if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or not float(learning_rate) > 0:
         raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0.")
 
