@@ -45,8 +45,8 @@ from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS
 from fatr_hf.benchmark.report import format_macs
 from fatr_hf.hub.checkpoints import find_image_processor, is_classifier, read_config
 from fatr_hf.hub.load import quiet_loading, require_processor
-from fatr_hf.modeling import LayerTokens, schedule_macs
-from fatr_hf.modeling.frequency_attention import SELECTIONS
+from fatr_hf.modeling import LayerPlan, schedule_macs
+from fatr_hf.modeling.reduction_config import SELECTIONS
 from fatr_hf.programs import run_program
 from fatr_hf.training.data import read_images
 from fatr_hf.training.run_folder import write_json
@@ -246,10 +246,10 @@ def admissible(config: FATRViTConfig, settings: Sequence[Setting]) -> list[Setti
     return [setting for setting, layers in planned if layers]
 
 
-def schedule(config: FATRViTConfig, setting: Setting) -> list[LayerTokens]:
+def schedule(config: FATRViTConfig, setting: Setting) -> list[LayerPlan]:
     """The tokens of every layer, or nothing where a model cannot reduce so."""
     try:
-        return list(type(config).from_dict(config.to_dict(), **setting.fields).token_schedule())
+        return list(type(config).from_dict(config.to_dict(), **setting.fields).plan())
     except (StrictDataclassError, ValueError):
         return []
 

@@ -43,7 +43,7 @@ def load(folder: str, **options: Any) -> Any:
 def run(model: Any, pixel_values: Tensor, **names: str) -> tuple[list[Tensor], Tensor]:
     """Whether each patch is kept (images, patches), for every reduction; and every image's class."""
     output = model(pixel_values.to(model.dtype), output_token_sources=True, **names)
-    reductions = [tokens for tokens in model.config.token_schedule() if tokens.reduces]
+    reductions = [tokens for tokens in model.config.plan() if tokens.reduces]
     kept = [source <= tokens.patches_out for source, tokens in zip(output.token_sources, reductions, strict=True)]
     return kept, output.logits.argmax(dim=1)
 

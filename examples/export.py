@@ -29,7 +29,7 @@ from transformers import AutoImageProcessor
 from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.benchmark.timing import time_in_turn
 from fatr_hf.images import picture_mode
-from fatr_hf.modeling.configuration_fatr_vit import as_pair
+from fatr_hf.modeling.reduction_config import as_pair
 from fatr_hf.programs import run_program
 
 CHECKED_BATCHES = (1, 3)

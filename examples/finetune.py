@@ -323,7 +323,7 @@ class FineTuning:
         Raises:
             RuntimeError: the folder does not load without this package, or gives another accuracy.
         """
-        table = results_table(costs, model.config.token_schedule())
+        table = results_table(costs, model.config.plan())
         if budgets:
             table += f"\n{budget_table(model.config, budgets)}"
         origin = self.model_arguments.model_name_or_path
@@ -343,7 +343,7 @@ class FineTuning:
             "test_images": len(self.data.test),
             "models": [cost._asdict() for cost in costs],
             "accuracy_by_keep_ratio": budgets,
-            "token_schedule": [tokens._asdict() for tokens in model.config.token_schedule()],
+            "token_plan": [tokens._asdict() for tokens in model.config.plan()],
         }
         write_json(results, {**measured, "verified_images": None})
         print(f"\n{table}")

@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from fatr_hf.modeling.configuration_fatr_vit import PRESETS
+from fatr_hf.modeling.reduction_config import PRESETS
 from fatr_hf.training.augmentation import AUGMENTATIONS, CROPS, Augmentation, find_augmentation
 
 CONFIGS = Path(__file__).parent / "configs"

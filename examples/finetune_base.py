@@ -17,7 +17,7 @@ from transformers import (
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.images import resize_processor
-from fatr_hf.modeling.configuration_fatr_vit import as_pair
+from fatr_hf.modeling.reduction_config import as_pair
 from fatr_hf.training.classifier_heads import (
     class_fields,
     find_classes,

@@ -63,7 +63,7 @@ def plain_patches(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def reducing_layers(model: FATRViTForImageClassification) -> list[int]:
     """Patch tokens that leave each layer which reduces."""
-    return [tokens.patches_out for tokens in model.config.token_schedule() if tokens.reduces]
+    return [tokens.patches_out for tokens in model.config.plan() if tokens.reduces]
 
 
 def likeness(states: Tensor, chosen: Tensor) -> float:

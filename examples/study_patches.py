@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 from transformers import ViTConfig, ViTForImageClassification
 
-from fatr_hf.modeling.configuration_fatr_vit import as_pair
+from fatr_hf.modeling.reduction_config import as_pair
 
 
 def with_coarse_patches(config: ViTConfig) -> ViTConfig:

@@ -19,7 +19,15 @@ import torch
 import typer
 from accelerate.commands.launch import launch_command_parser
 from rounding import assert_rounded_alike
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.cli import app
@@ -57,9 +65,18 @@ def hub(tmp_path_factory):
     narrow = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48, "initializer_range": 0.3}
     stock = ViTForImageClassification(ViTConfig(**narrow))
     reduced = FATRViTForImageClassification(FATRViTConfig(**narrow, image_size=32, patch_size=8))
-    for name, model in {"google/vit-base-patch16-224": stock, "user/model": reduced}.items():
+    dinov2 = Dinov2Model(Dinov2Config(hidden_size=24, num_attention_heads=3, mlp_ratio=2, image_size=112))
+    text = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48, "vocab_size": 99}
+    clip = CLIPModel(CLIPConfig(vision_config=narrow, text_config=text))
+    models = {
+        "google/vit-base-patch16-224": stock,
+        "user/model": reduced,
+        "facebook/dinov2-base": dinov2,
+        "openai/clip-vit-base-patch16": clip,
+    }
+    for name, model in models.items():
         repository = cache / f"models--{name.replace('/', '--')}"
-        side = model.config.image_size
+        side = getattr(model.config, "vision_config", model.config).image_size
         for saved in (model, ViTImageProcessor(size={"height": side, "width": side})):
             saved.save_pretrained(repository / "snapshots" / COMMIT)
         (repository / "refs").mkdir()
@@ -84,6 +101,10 @@ CLAIMS = {
         "[each.name for each in comparison.contenders] == ['unreduced', 'FATR', 'random', 'evit', 'tome', 'pooling']",
     ],
     "diagnosis.md": ["diagnosis.images == 4"],
+    "families.md": [
+        "type(reduced).__name__ == 'FATRDinov2Model'",
+        "type(whole).__name__ == 'FATRCLIPModel'",
+    ],
     "finetuning.md": [
         "type(merged).__name__ == 'FATRViTForImageClassification'",
         "model.config.keep_ratio > 0.5",
@@ -226,7 +247,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_readmes_token_counts_are_the_models():
-    counts = [layer.tokens_out for layer in FATRViTConfig().token_schedule()]
+    counts = [layer.tokens_out for layer in FATRViTConfig().plan()]
     assert ", ".join(map(str, counts[:7])) in (ROOT / "README.md").read_text()
 
 

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "analysis": {"images", "modeling", "baselines", "analysis"},
     "benchmark": {"modeling", "baselines", "analysis", "benchmark"},
     "training": {"images", "modeling", "baselines", "analysis", "training"},
-    "hub": {"images", "modeling", "baselines", "hub"},
+    "hub": {"images", "modeling", "baselines", "hub", "families"},
     "cli": {
         "images",
         "modeling",
@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "training",
         "hub",
         "cli",
+        "families",
         "programs",
         "version",
     },

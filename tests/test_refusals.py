@@ -58,7 +58,7 @@ def model():
         (lambda model: convert_checkpoint(model, "out"), "A checkpoint is a folder or a Hub name, not ViTForImage"),
         (lambda model: load_model(model), "A checkpoint is a folder or a Hub name, not ViTForImage"),
         (lambda model: load_reduced(model), "A checkpoint is a folder or a Hub name, not ViTForImage"),
-        (lambda model: build_model_card(model), "config=ViTForImageClassification must be a FATRViTConfig"),
+        (lambda model: build_model_card(model), "config=ViTForImageClassification must be a FATR configuration"),
         (lambda model: open_picture(np.zeros((8, 8, 3))), "ndarray cannot be read as a picture: give a path"),
         (lambda model: open_picture(PICTURE, "rgb"), "mode='rgb' must be 'RGB', 'L' or None"),
         (lambda model: check_processor(model.config, PROCESSOR), "config=.* must be a model's configuration"),
@@ -100,7 +100,7 @@ def test_examples_without_labels_make_a_batch_without():
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "pixel_values of torch.uint8 must be of floating point"),
         ([torch.zeros(3, 32, 32)], "pixel_values must be a tensor, as the image processor gives, not list"),
         (PICTURE, "pixel_values must be a tensor, as the image processor gives, not Image"),
-        (torch.zeros(1, 32, 32, 3), "does not divide into patches"),
+        (torch.zeros(1, 32, 32, 3), "have 32 channels, but the model takes 3"),
     ],
     ids=["no-batch", "bytes", "list", "picture", "channels-last"],
 )

@@ -9,13 +9,14 @@ import torch
 from loaded_model import LoadedModel, Settings, with_reduction
 from torch import Tensor
 
-from fatr_hf import FATRViTForImageClassification, images
+from fatr_hf import images
 from fatr_hf.analysis.image_trace import PatchMap, seen_pixels
 from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.benchmark.machine import device_name
 from fatr_hf.benchmark.timing import time_in_turn
 from fatr_hf.modeling.budget import schedule_macs
-from fatr_hf.modeling.token_schedule import LayerTokens
+from fatr_hf.modeling.reduction_model import ReductionClassifier
+from fatr_hf.modeling.token_plan import LayerPlan
 
 TOP = 5
 """Predictions of each model."""
@@ -36,8 +37,8 @@ class Pair(NamedTuple):
     """(1, channels, height, width), on the models' device."""
     pixels: Tensor
     """(height, width, 3) float32 in [0, 1]: the same as one can look at it."""
-    unreduced: FATRViTForImageClassification
-    reduced: FATRViTForImageClassification
+    unreduced: ReductionClassifier
+    reduced: ReductionClassifier
 
 
 class Prediction(NamedTuple):
@@ -52,7 +53,7 @@ class Answer(NamedTuple):
 
     predictions: tuple[Prediction, ...]
     """The ``TOP`` most probable ones in descending order."""
-    schedule: tuple[LayerTokens, ...]
+    schedule: tuple[LayerPlan, ...]
     """Tokens in and out of every layer."""
     macs: int
     """Multiply-accumulates (see ``schedule_macs``)."""
@@ -127,10 +128,10 @@ def compare(pair: Pair) -> Comparison:
 
 
 @torch.inference_mode()
-def answer(model: FATRViTForImageClassification, pixel_values: Tensor) -> Answer:
+def answer(model: ReductionClassifier, pixel_values: Tensor) -> Answer:
     """One forward pass over one picture."""
     size = pixel_values.shape[-2:]
-    schedule = model.config.token_schedule(size)
+    schedule = model.config.plan(size)
     # Some processors keep the picture's shape, and so make other sizes than the configured one.
     outputs = model(pixel_values, interpolate_pos_encoding=True, output_token_sources=True)
     probabilities = outputs.logits[0].float().softmax(dim=0)
@@ -146,7 +147,7 @@ def answer(model: FATRViTForImageClassification, pixel_values: Tensor) -> Answer
     )
 
 
-def patch_map(tokens: LayerTokens, source: Tensor) -> PatchMap:
+def patch_map(tokens: LayerPlan, source: Tensor) -> PatchMap:
     """What a layer that reduces leaves; ``source`` (rows, columns) says which place stands for each patch."""
     own = (source >= 0) & (source < tokens.prefix + tokens.patches_out)
     return PatchMap(tokens.layer, tokens.tokens_in, tokens.tokens_out, source, own, scores=None)

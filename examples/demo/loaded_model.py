@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BaseImageProcessor
 
-from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.benchmark.machine import choose_device
 from fatr_hf.hub.checkpoints import read_config
 from fatr_hf.hub.load import load_reduced, require_processor
 from fatr_hf.modeling.budget import admissible_keep_ratios
-from fatr_hf.modeling.configuration_fatr_vit import preset_fields
-from fatr_hf.modeling.fused_projections import shared_copy
-from fatr_hf.modeling.token_schedule import per_layer
+from fatr_hf.modeling.fused_inference import shared_copy
+from fatr_hf.modeling.reduction_config import ReductionConfig, preset_fields
+from fatr_hf.modeling.reduction_model import ReductionClassifier
+from fatr_hf.modeling.token_plan import per_layer
 
 LEAST_KEEP_RATIO = 0.1
 
 
 class Settings(NamedTuple):
-    """What the page can set of a reduction; the names are those of ``FATRViTConfig``."""
+    """What the page can set of a reduction; the names are those of ``ReductionConfig``."""
 
     keep_ratio: float
     dc_windows: tuple[int, ...]
@@ -36,8 +36,8 @@ class LoadedModel(NamedTuple):
     """A classifier, and what is known of it before any picture."""
 
     name: str
-    model: FATRViTForImageClassification
-    unreduced: FATRViTForImageClassification
+    model: ReductionClassifier
+    unreduced: ReductionClassifier
     """The same weights without the reduction."""
     processor: BaseImageProcessor
     presets: dict[str, Settings]
@@ -60,11 +60,11 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> L
         FileNotFoundError: no checkpoint of this name.
         ValueError: no ViT, no classifier, nothing that reduces, no image processor, or a device that is not there.
     """
-    is_saved = read_config(name, revision)["model_type"] == FATRViTConfig.model_type
-    # Of any other ViT these parameters would start at zero and change nothing. Without them every schedule is allowed.
+    is_saved = read_config(name, revision)["model_type"].startswith("fatr_")
+    # Of a stock model these parameters would start at zero and change nothing. Without them every schedule is allowed.
     without: dict[str, Any] = {} if is_saved else {"reweight_attention": False, "dc_position_embeddings": False}
     model, processor = load_reduced(name, revision=revision, device=choose_device(device), **without)
-    if not isinstance(model, FATRViTForImageClassification):
+    if not isinstance(model, ReductionClassifier):
         raise ValueError(f"{name!r} is an encoder: the page needs a classifier, which has classes to predict.")
     ratios = admissible_keep_ratios(model.config)
     if not model.config.reduction_layers or not ratios:
@@ -81,7 +81,7 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> L
     )
 
 
-def own_settings(config: FATRViTConfig) -> Settings:
+def own_settings(config: ReductionConfig) -> Settings:
     """A configuration's own; of several keep ratios their geometric mean, which leaves about as many patches."""
     layers = config.reduction_layers or ()
     ratio = geometric_mean(per_layer("keep_ratio", config.keep_ratio, layers))
@@ -89,16 +89,14 @@ def own_settings(config: FATRViTConfig) -> Settings:
     return Settings(round(ratio, 2), tuple(windows), config.dc_size_exponent)
 
 
-def local_settings(config: FATRViTConfig) -> Settings:
+def local_settings(config: ReductionConfig) -> Settings:
     """The preset ``local`` on a configuration's grid."""
     fields = preset_fields("local", config.patch_grid())
     windows = per_layer("dc_windows", fields["dc_windows"], config.reduction_layers or ())
     return Settings(fields["keep_ratio"], tuple(windows), fields["dc_size_exponent"])
 
 
-def window_choices(
-    model: FATRViTForImageClassification, others: Sequence[tuple[int, ...]]
-) -> tuple[tuple[int, ...], ...]:
+def window_choices(model: ReductionClassifier, others: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     """Of the divisors of the grid, the same in every reduction layer, and of some others those that a model allows."""
     rows, columns = model.config.patch_grid()
     layers = len(model.config.reduction_layers or ())
@@ -107,7 +105,7 @@ def window_choices(
     return tuple(windows for windows in sorted(candidates) if allows(model, Settings(0.5, windows, 0.0)))
 
 
-def with_reduction(model: FATRViTForImageClassification, **reduction: Any) -> FATRViTForImageClassification:
+def with_reduction(model: ReductionClassifier, **reduction: Any) -> ReductionClassifier:
     """A copy of a model with another reduction, which shares all weights.
 
     Raises:
@@ -122,7 +120,7 @@ def with_reduction(model: FATRViTForImageClassification, **reduction: Any) -> FA
     return changed
 
 
-def allows(model: FATRViTForImageClassification, settings: Settings) -> bool:
+def allows(model: ReductionClassifier, settings: Settings) -> bool:
     """Whether a model can be reduced in this way."""
     try:
         with_reduction(model, **settings._asdict())

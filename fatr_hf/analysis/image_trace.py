@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..baselines.arguments import described, require_kind, several
 from ..baselines.matched import matched_rivals
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.reduction_model import ReductionModel
 from .images import NamedImage, to_batch
 from .trace import LayerTrace, require_traceable, trace
 
@@ -85,7 +85,7 @@ def trace_image(model: PreTrainedModel, image: NamedImage, processor: Any) -> Im
 
 
 def trace_rivals(
-    model: FATRViTPreTrainedModel, image: NamedImage, processor: Any, names: Sequence[str] = tuple(RIVALS)
+    model: ReductionModel, image: NamedImage, processor: Any, names: Sequence[str] = tuple(RIVALS)
 ) -> list[ImageTrace]:
     """``trace_image`` of a FATR model and of its rivals at about the same cost, each under the model's name.
 

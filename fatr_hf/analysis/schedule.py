@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from ..modeling.budget import schedule_macs
-from ..modeling.configuration_fatr_vit import FATRViTConfig
-from ..modeling.token_schedule import per_layer
+from ..modeling.reduction_config import ReductionConfig
+from ..modeling.token_plan import per_layer
 
 
 class Schedule(NamedTuple):
@@ -19,7 +19,7 @@ class Schedule(NamedTuple):
     dc_size_exponent: float = 0.0
 
     @classmethod
-    def of(cls, config: FATRViTConfig) -> Self:
+    def of(cls, config: ReductionConfig) -> Self:
         """The schedule of a configuration, layers that keep everything left out."""
         places = list(config.reduction_layers or ())
         ratios = per_layer("keep_ratio", config.keep_ratio, places)
@@ -39,25 +39,25 @@ class Schedule(NamedTuple):
         """As ``from_pretrained(..., **fields)`` and ``set_reduction(**fields)`` take them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
 
-    def applied_to(self, config: FATRViTConfig) -> FATRViTConfig:
+    def applied_to(self, config: ReductionConfig) -> ReductionConfig:
         """A configuration with this schedule, not checked."""
         changed = copy.copy(config)
         for name, value in self.fields.items():
             setattr(changed, name, value)
         return changed
 
-    def is_possible(self, config: FATRViTConfig) -> bool:
+    def is_possible(self, config: ReductionConfig) -> bool:
         """Whether a model can carry it out."""
         try:
-            self.applied_to(config).token_schedule()
+            self.applied_to(config).plan()
         except ValueError:
             return False
         return True
 
-    def macs(self, config: FATRViTConfig) -> int:
+    def macs(self, config: ReductionConfig) -> int:
         """Multiply-accumulates of one image."""
         return schedule_macs(self.applied_to(config))
 
-    def macs_share(self, config: FATRViTConfig) -> float:
+    def macs_share(self, config: ReductionConfig) -> float:
         """Multiply-accumulates as a share of the unreduced model's."""
         return self.macs(config) / Schedule().macs(config)

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from ..baselines.arguments import require_model
 from ..baselines.backbone import BaselinePreTrainedModel
-from ..modeling.fused_projections import is_fused
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.fused_inference import is_fused
+from ..modeling.positions import rotary_rows
+from ..modeling.reduction_model import ReductionModel
 from ..modeling.token_reduction import TokenLayout, take_tokens, token_sources
 from .measures import widened
 from .model_inputs import require_pixels
@@ -97,7 +98,7 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
     require_traceable(model)
     require_pixels(model, pixel_values)
     pixel_values = pixel_values.to(model.device, model.dtype)
-    if isinstance(model, FATRViTPreTrainedModel):
+    if isinstance(model, ReductionModel):
         return trace_fatr(model, pixel_values)
     if isinstance(model, BaselinePreTrainedModel):
         return trace_rival(model, pixel_values)
@@ -115,20 +116,20 @@ def require_traceable(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def trace_fatr(model: FATRViTPreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
+def trace_fatr(model: ReductionModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
     """``trace`` of a FATR model."""
     encoder: Any = model.base_model
-    schedule = model.config.token_schedule(pixel_values.shape[-2:], reduce=encoder.reduction_enabled)
-    tokens, layout = encoder.embed(pixel_values)
+    tokens, layout, rotary = encoder.start(pixel_values)
     state = fatr_state(tokens, layout)
-    for layer, plan in zip(encoder.layers, schedule, strict=True):
-        attended, attention, scores = layer.attend(state.tokens, layout, plan)
+    for layer, step in zip(encoder.layers, model.plan_for(pixel_values), strict=True):
+        rows = rotary_rows(layout, rotary)
+        attended, attention, scores = layer.attention_block(state.tokens, layout, step, rows)
         reduction = None
-        if plan.reduces:
-            reduced, layout = layer.reduction(attended, scores, layout, plan)
+        if step.reduces:
+            reduced, layout = layer.reduction(attended, scores, layout, step)
             reduction = (attended, reduced)
-        leaving = fatr_state(layer.mix(reduction[1] if reduction else attended), layout)
-        yield LayerTrace(plan.layer, state, leaving, attention, column_means_or(attention, scores), reduction)
+        leaving = fatr_state(layer.mlp_block(reduction[1] if reduction else attended), layout)
+        yield LayerTrace(step.layer, state, leaving, attention, column_means_or(attention, scores), reduction)
         state = leaving
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..modeling.fused_projections import is_fused
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.fused_inference import is_fused
+from ..modeling.reduction_model import ReductionModel
 
 
 def described(value: Any) -> str:
@@ -106,7 +106,7 @@ def require_model(model: Any) -> None:
 def require_fatr(model: Any, work: str) -> None:
     """Raises a ValueError for what is no FATR model, or a fused one; ``work`` is a participle such as searched."""
     require_model(model)
-    if not isinstance(model, FATRViTPreTrainedModel):
+    if not isinstance(model, ReductionModel):
         raise ValueError(
             f"Only a FATR model can be {work}, not {described(model)}: load the checkpoint by "
             "FATRViTForImageClassification.from_pretrained."

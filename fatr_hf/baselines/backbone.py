@@ -25,15 +25,12 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..modeling.frequency_attention import AttentionResult, attend
-from ..modeling.fused_projections import (
-    PatchEmbeddings,
-    ProjectingAttention,
-    check_pixel_values,
-    is_fused,
-    reads_prefix_alone,
-)
+from ..modeling.fused_inference import is_fused
 from ..modeling.operators import add_residual
+from ..modeling.patch_embedding import use_products
+from ..modeling.reduction_model import check_pixel_values
 from .configuration import BaselineConfig, Grids
+from .fused_projections import ProjectingAttention, reads_prefix_alone
 
 
 class BaselineEmbeddings(ViTEmbeddings):
@@ -41,7 +38,7 @@ class BaselineEmbeddings(ViTEmbeddings):
 
     def __init__(self, config: BaselineConfig, use_mask_token: bool = False):
         super().__init__(config, use_mask_token)
-        self.patch_embeddings = PatchEmbeddings(config)
+        use_products(self)
 
 
 class BaselineAttention(ProjectingAttention):

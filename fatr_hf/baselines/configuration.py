@@ -9,8 +9,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
-from ..modeling.configuration_fatr_vit import is_integer
-from ..modeling.token_schedule import per_layer
+from ..modeling.reduction_config import is_integer
+from ..modeling.token_plan import per_layer
 
 Grids = Mapping[int, tuple[int, int]] | None
 """Rows and columns of patch tokens by the length of the sequence, where a rival needs to know them."""

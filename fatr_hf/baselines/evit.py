@@ -15,8 +15,8 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
+from ..modeling.token_plan import per_layer
 from ..modeling.token_reduction import take_tokens, without_autocast
-from ..modeling.token_schedule import per_layer
 from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel
 from .configuration import Grids, LayerwiseBaselineConfig
 

@@ -10,8 +10,10 @@ import torch
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification, ViTModel
 
 from ..modeling.budget import schedule_macs
-from ..modeling.configuration_fatr_vit import REDUCTION_FIELDS, FATRViTConfig
-from ..modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel, FATRViTPreTrainedModel
+from ..modeling.configuration_fatr_vit import FATRViTConfig
+from ..modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from ..modeling.reduction_config import REDUCTION_FIELDS, ReductionConfig
+from ..modeling.reduction_model import ReductionModel
 from .arguments import require_fatr, several
 from .evit import EViTConfig, EViTForImageClassification, EViTModel
 from .macs import closest, count_macs
@@ -31,7 +33,7 @@ OWN_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
 """Names of the parameters that FATR adds to ViT's."""
 
 
-def matched_rivals(model: FATRViTPreTrainedModel, names: Iterable[str] = tuple(CLASSES)) -> dict[str, PreTrainedModel]:
+def matched_rivals(model: ReductionModel, names: Iterable[str] = tuple(CLASSES)) -> dict[str, PreTrainedModel]:
     """The unreduced model, and rivals at about the cost of a FATR model, all with its weights, in evaluation mode.
 
     ``unreduced`` is transformers' ViT, ``random`` FATR with a random selection and without parameters of its own. EViT
@@ -53,20 +55,22 @@ def matched_rivals(model: FATRViTPreTrainedModel, names: Iterable[str] = tuple(C
     return {name: build_rival(model, name) for name in names}
 
 
-def require_rival(model: FATRViTPreTrainedModel, name: str) -> None:
+def require_rival(model: ReductionModel, name: str) -> None:
     """Raises a ValueError for an unknown rival, or a model that has no such rival."""
     require_fatr(model, "given rivals")
     if name not in CLASSES:
         raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(CLASSES)}.")
     config = model.config
-    if name != "unreduced" and not any(tokens.reduces for tokens in config.token_schedule()):
+    if config.model_type != FATRViTConfig.model_type:
+        raise ValueError(f"Rivals are those of a ViT, not of model type {config.model_type!r}.")
+    if name != "unreduced" and not any(tokens.reduces for tokens in config.plan()):
         raise ValueError(
             f"reduction_layers={config.reduction_layers} with keep_ratio={config.keep_ratio} reduces nothing, so the "
             f"rival {name!r} would reduce nothing either: give a layer that reduces and a keep ratio below 1."
         )
 
 
-def build_rival(model: FATRViTPreTrainedModel, name: str) -> PreTrainedModel:
+def build_rival(model: ReductionModel, name: str) -> PreTrainedModel:
     """One of ``matched_rivals``."""
     require_rival(model, name)
     config_class, encoder_class, classifier_class = CLASSES[name]
@@ -94,14 +98,14 @@ def build_rival(model: FATRViTPreTrainedModel, name: str) -> PreTrainedModel:
     return rival.eval()
 
 
-def stock_fields(config: FATRViTConfig) -> dict[str, Any]:
+def stock_fields(config: ReductionConfig) -> dict[str, Any]:
     """The configuration of the unreduced ViT, as a dictionary."""
     own = (*REDUCTION_FIELDS, "measured_latencies", "architectures", "auto_map")
     kept = {name: value for name, value in config.to_dict().items() if name not in own}
     return kept | {"model_type": ViTConfig.model_type}
 
 
-def rival_fields(config: FATRViTConfig, name: str) -> dict[str, Any]:
+def rival_fields(config: ReductionConfig, name: str) -> dict[str, Any]:
     """The fields that a rival adds to stock ViT's."""
     layers = {"reduction_layers": config.reduction_layers, "keep_ratio": config.keep_ratio}
     if name in ("evit", "pooling"):

@@ -15,7 +15,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
-from ..modeling.token_schedule import per_layer
+from ..modeling.token_plan import per_layer
 from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
 from .configuration import Grids, LayerwiseBaselineConfig, as_pair
 

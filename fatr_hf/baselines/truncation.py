@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
-from ..modeling.configuration_fatr_vit import is_integer
+from ..modeling.reduction_config import is_integer
 from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
 from .configuration import BaselineConfig, Grids
 
@@ -24,7 +24,7 @@ class TruncationConfig(BaselineConfig):
     Args:
         tokens_out (list[int], optional):
             Tokens that leave each layer, CLS included, never more than entered it; one entry per layer. That of a
-            FATR model is `[layer.tokens_out for layer in fatr_config.token_schedule()]`. By default nothing is cut.
+            FATR model is `[layer.tokens_out for layer in fatr_config.plan()]`. By default nothing is cut.
     """
 
     model_type = "fatr_truncation"

@@ -81,7 +81,7 @@ def compare(setting: Setting, names: Sequence[str], device: torch.device, protoc
     finally:
         steps, tasks, contestants = {}, {}, []
         release(setting, device)
-    tokens = tuple(layer.tokens_out for layer in setting.fatr_config().token_schedule())
+    tokens = tuple(layer.tokens_out for layer in setting.fatr_config().plan())
     return Comparison(setting, measurements, tokens)
 
 

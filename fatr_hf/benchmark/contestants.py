@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from ..baselines import matched
 from ..baselines.arguments import some
+from ..baselines.fused_projections import fuse_projections
 from ..baselines.macs import count_macs
 from ..modeling import FATRViTForImageClassification
-from ..modeling.fused_projections import fuse_projections
 from .settings import Setting
 
 TRAINED_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
@@ -62,7 +62,7 @@ def build_truncation(setting: Setting) -> PreTrainedModel:
     """FATR's token counts by slicing."""
     from ..baselines import TruncationConfig, TruncationForImageClassification
 
-    tokens_out = [layer.tokens_out for layer in setting.fatr_config().token_schedule()]
+    tokens_out = [layer.tokens_out for layer in setting.fatr_config().plan()]
     return TruncationForImageClassification(TruncationConfig(**setting.size.fields, tokens_out=tokens_out))
 
 

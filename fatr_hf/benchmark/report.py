@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..baselines.arguments import described, is_number, require_kind, require_positive
-from ..modeling import LayerTokens
+from ..modeling import LayerPlan
 from .results import Comparison, Measurement, Report
 
 
@@ -19,13 +19,13 @@ class ModelCost(NamedTuple):
     images_per_second: float
 
 
-def results_table(costs: Sequence[ModelCost], schedule: Sequence[LayerTokens]) -> str:
+def results_table(costs: Sequence[ModelCost], schedule: Sequence[LayerPlan]) -> str:
     """A Markdown table of models, the first being what the others are compared with, and the tokens of each layer.
 
     Raises:
         ValueError: no costs or no schedule, an accuracy that is no share, or a speed that is not above 0.
     """
-    for name, values, kind in (("costs", costs, ModelCost), ("schedule", schedule, LayerTokens)):
+    for name, values, kind in (("costs", costs, ModelCost), ("schedule", schedule, LayerPlan)):
         if not isinstance(values, Sequence) or not values or not all(isinstance(each, kind) for each in values):
             raise ValueError(f"{name} must be a list of at least one {kind.__name__}.")
     for cost in costs:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from ..modeling import LayerTokens
+from ..modeling import LayerPlan
 from .report import markdown_table
 
 NEARBY = 0.15
@@ -111,7 +111,7 @@ def cheaper_count(layer: int, scheduled: int, times: Mapping[int, LayerTimes], s
     return CheaperCount(layer, scheduled, best, savings[best])
 
 
-def schedule_cost(multiple: int, schedule: Sequence[LayerTokens], times: Mapping[int, LayerTimes]) -> MultipleCost:
+def schedule_cost(multiple: int, schedule: Sequence[LayerPlan], times: Mapping[int, LayerTimes]) -> MultipleCost:
     """The time of all layers: attention over what enters a layer, the MLP over what leaves it."""
     milliseconds = sum(times[layer.tokens_in].attention + times[layer.tokens_out].mlp for layer in schedule)
     reduced = tuple(layer.tokens_out for layer in schedule if layer.reduces)
@@ -126,7 +126,7 @@ def choose_multiple(costs: Sequence[MultipleCost], steps: Sequence[Step]) -> int
     return min(cost.multiple for cost in costs if cost.per_token <= least * (1 + WORTHWHILE / 2))
 
 
-def suggest(schedules: Mapping[int, Sequence[LayerTokens]], times: Mapping[int, LayerTimes]) -> Suggestion:
+def suggest(schedules: Mapping[int, Sequence[LayerPlan]], times: Mapping[int, LayerTimes]) -> Suggestion:
     """Reads a device's times.
 
     Args:

@@ -9,7 +9,7 @@ from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
 from ..baselines.arguments import require_kind
-from ..modeling import LayerTokens
+from ..modeling import LayerPlan
 from .compare import Protocol
 from .contestants import seeded
 from .settings import Setting, require_support
@@ -37,14 +37,14 @@ def suggest_multiple(setting: Setting, device: torch.device, protocol: Protocol)
     return suggest(schedules, time_layers(setting, counts_to_time(schedules), device, protocol))
 
 
-def feasible_schedules(setting: Setting) -> dict[int, list[LayerTokens]]:
+def feasible_schedules(setting: Setting) -> dict[int, list[LayerPlan]]:
     """The token schedule with each of ``MULTIPLES`` that can be met; those alike once, under the smallest."""
     config = setting.fatr_config(token_multiple=1)
-    schedules: dict[int, list[LayerTokens]] = {}
+    schedules: dict[int, list[LayerPlan]] = {}
     for multiple in MULTIPLES:
         config.token_multiple = multiple
         try:
-            schedule = config.token_schedule()
+            schedule = config.plan()
         except ValueError:
             continue
         if schedule not in schedules.values():
@@ -52,7 +52,7 @@ def feasible_schedules(setting: Setting) -> dict[int, list[LayerTokens]]:
     return schedules
 
 
-def counts_to_time(schedules: Mapping[int, Sequence[LayerTokens]]) -> list[int]:
+def counts_to_time(schedules: Mapping[int, Sequence[LayerPlan]]) -> list[int]:
     """All counts of the schedules, and near them the multiples of 8 and one more than these, where steps show."""
     scheduled = {
         count for plan in schedules.values() for layer in plan for count in (layer.tokens_in, layer.tokens_out)

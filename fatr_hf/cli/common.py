@@ -16,8 +16,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..analysis.figure_files import whole_file
 from ..analysis.images import Batch, NamedImage, PictureBatches, class_numbers
 from ..hub.load import require_processor
-from ..modeling.configuration_fatr_vit import PRESETS
-from ..modeling.frequency_attention import SELECTIONS
+from ..modeling.reduction_config import PRESETS, SELECTIONS
 from ..programs import FAILURES, MISTAKES, exit_code, reason
 
 Value = TypeVar("Value")

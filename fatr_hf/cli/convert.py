@@ -1,4 +1,4 @@
-"""`fatr-hf convert`: a ViT checkpoint as a folder of FATR."""
+"""`fatr-hf convert`: a checkpoint as a folder of FATR."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,9 +27,9 @@ from .common import (
 )
 
 HELP = """
-Writes a ViT checkpoint as FATR, without training it.
+Writes a checkpoint as FATR, without training it.
 
-MODEL is a folder or a Hub name; ViT, MSN, MAE and DINOv2 convert. OUTPUT becomes a folder with model, code, image
+MODEL is a folder or a Hub name; the families of README convert. OUTPUT becomes a folder with model, code, image
 processor and card, which loads wherever transformers is: from_pretrained(OUTPUT, trust_remote_code=True).
 
 \b
@@ -86,7 +86,7 @@ def values(conversion: Conversion) -> dict[str, object]:
         "folder": str(conversion.folder),
         "architecture": conversion.architecture,
         "has_image_processor": conversion.has_image_processor,
-        "tokens_per_layer": [tokens.tokens_out for tokens in conversion.token_schedule],
+        "tokens_per_layer": [tokens.tokens_out for tokens in conversion.plan],
         "macs_before": conversion.macs_before,
         "macs_after": conversion.macs_after,
     }
@@ -98,7 +98,7 @@ def summary(conversion: Conversion) -> str:
     before, after = conversion.macs_before, conversion.macs_after
     return (
         f"Wrote {conversion.folder}: {conversion.architecture} {processor} image processor.\n\n"
-        f"{token_table(conversion.token_schedule)}\n"
+        f"{token_table(conversion.plan)}\n"
         f"Multiply-accumulates of an image: {before / 1e9:.3g} G before, {after / 1e9:.3g} G after "
         f"({after / before:.2f})."
     )

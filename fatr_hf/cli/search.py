@@ -21,8 +21,7 @@ from ..benchmark.machine import choose_device
 from ..hub.checkpoints import read_config
 from ..hub.convert import convert_checkpoint, require_free
 from ..hub.load import load_reduced, quiet_loading, require_processor
-from ..modeling import FATRViTConfig
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.reduction_model import ReductionModel
 from .common import (
     BatchSize,
     Device,
@@ -132,7 +131,7 @@ class Pictures(NamedTuple):
 class Source(NamedTuple):
     """How a model's images come about."""
 
-    model: FATRViTPreTrainedModel
+    model: ReductionModel
     processor: BaseImageProcessor
     limit: int | None
     crops: int | None
@@ -151,7 +150,7 @@ class Source(NamedTuple):
         return Pictures(batch, [each.label or each.name for each in pictures])
 
 
-def search(model: FATRViTPreTrainedModel, data: Batch, trials: int, **settings: Any) -> SearchResult:
+def search(model: ReductionModel, data: Batch, trials: int, **settings: Any) -> SearchResult:
     """``search_schedules`` with a bar, and without optuna's messages."""
     logging = import_optuna().logging
     logging.set_verbosity(logging.WARNING)
@@ -193,14 +192,14 @@ def require_within_reach(best_at: float | None, objective: str, macs_range: Sequ
 
 def load_searchable(
     name: str, revision: str | None, device: str | None, writes: bool
-) -> tuple[FATRViTPreTrainedModel, BaseImageProcessor]:
-    """A model to search and its image processor: a FATR model, or any ViT without parameters of a schedule.
+) -> tuple[ReductionModel, BaseImageProcessor]:
+    """A model to search and its image processor: a FATR model, or a stock one without parameters of a schedule.
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: no ViT, no image processor, or a FATR model where the searched one is to be written.
+        ValueError: no such model, no image processor, or a FATR model where the searched one is to be written.
     """
-    is_reduced = read_config(name, revision)["model_type"] == FATRViTConfig.model_type
+    is_reduced = read_config(name, revision)["model_type"].startswith("fatr_")
     if is_reduced and writes:
         raise ValueError(f"--write makes a FATR model of an unreduced one, and {name!r} is one: leave it out.")
     without = {} if is_reduced else {"reweight_attention": False, "dc_position_embeddings": False}

@@ -14,10 +14,10 @@ from ..analysis.image_trace import ImageTrace, trace_image, trace_rivals
 from ..analysis.images import NamedImage
 from ..analysis.pictures import choose_layers, plot_grid, plot_kept, plot_scores
 from ..benchmark.machine import choose_device
+from ..families import family_of
 from ..hub.checkpoints import read_config
 from ..hub.load import load_model, load_reduced, require_processor
-from ..modeling.configuration_fatr_vit import CONVERTIBLE_MODEL_TYPES, FATRViTConfig
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.reduction_model import ReductionModel
 from .common import (
     DCWindows,
     Device,
@@ -139,10 +139,10 @@ def load_transformer(
         FileNotFoundError, ValueError: see ``load_model`` and ``load_reduced``; a reduction for another model.
     """
     model_type = read_config(name, revision)["model_type"]
-    if model_type in (FATRViTConfig.model_type, *CONVERTIBLE_MODEL_TYPES):
+    if family_of(model_type) is not None:
         return load_reduced(name, revision=revision, eager=True, device=choose_device(device), **reduction)
     if reduction:
-        raise ValueError(f"{name!r} is of model type {model_type!r}: only a ViT can be given a reduction.")
+        raise ValueError(f"{name!r} is of model type {model_type!r}: it cannot be given a reduction.")
     return load_model(name, revision=revision, eager=True, device=choose_device(device))
 
 
@@ -157,7 +157,7 @@ def run_model(
     """
     processor = require_processor(processor)
     if kind == "rivals":
-        if not isinstance(model, FATRViTPreTrainedModel):
+        if not isinstance(model, ReductionModel):
             raise ValueError(f"Rivals are those of a ViT, not of model type {model.config.model_type!r}.")
         return trace_rivals(model, pictures[0], processor)
     traces = []

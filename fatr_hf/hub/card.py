@@ -6,7 +6,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from ..modeling import FATRViTConfig, build_model_card
+from ..families import family_of
+from ..modeling import build_model_card
 from ..modeling.model_card import code_hashes
 from .checkpoints import is_classifier, read_config
 from .code import find_code
@@ -25,7 +26,8 @@ def checkpoint_card(name: str | os.PathLike[str], *, revision: str | None = None
         ValueError: a model of another kind, or an accuracy without a data set or outside [0, 1].
     """
     fields = read_config(name, revision)
-    if fields["model_type"] != FATRViTConfig.model_type:
+    family = family_of(fields["model_type"])
+    if family is None or fields["model_type"] != family.config.model_type:
         raise ValueError(
             f"{str(name)!r} is of model type {fields['model_type']!r} and no FATR model: convert it first."
         )
@@ -38,4 +40,4 @@ def checkpoint_card(name: str | os.PathLike[str], *, revision: str | None = None
     arguments.setdefault("code", code_hashes(find_code(name, revision)))
     if not Path(name).exists():
         arguments.setdefault("repo_id", str(name))
-    return build_model_card(FATRViTConfig.from_dict(fields), **arguments)
+    return build_model_card(family.config.from_dict(fields), **arguments)

@@ -8,8 +8,15 @@ from typing import Literal
 
 from huggingface_hub import snapshot_download
 
+from ..modeling import model_card
 from ..modeling.hub_repository import HTTPClientError
 from ..modeling.model_card import file_hash, shipped_code_hashes
+
+VIT = "configuration_fatr_vit.py"
+"""Whose files a repository is expected to hold that has no configuration of ours."""
+
+CONFIGURATIONS = {path.name for path in Path(model_card.__file__).parent.glob("configuration_fatr_*.py")}
+"""The configurations of all families and composites."""
 
 Verdict = Literal["same", "differs", "missing", "not ours"]
 
@@ -31,7 +38,9 @@ def compare_code(name: str | os.PathLike[str], revision: str | None = None) -> d
     Raises:
         FileNotFoundError: no such folder, and nothing that the Hub or its cache gives.
     """
-    folder, ours = find_code(name, revision), shipped_code_hashes()
+    folder = find_code(name, revision)
+    configurations = [path.name for path in folder.glob("configuration_fatr_*.py") if path.name in CONFIGURATIONS]
+    ours = {file: digest for each in configurations or [VIT] for file, digest in shipped_code_hashes(each).items()}
     verdicts: dict[str, Verdict] = dict.fromkeys(ours, "missing")
     for path in sorted(folder.rglob("*.py")):
         is_same = file_hash(path) == ours.get(path.name)

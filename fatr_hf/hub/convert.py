@@ -1,4 +1,4 @@
-"""A ViT checkpoint as FATR: a folder that loads wherever transformers is, without any training."""
+"""A checkpoint as FATR: a folder that loads wherever transformers is, without any training."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
-from transformers import AutoImageProcessor, ViTModel
+from transformers import AutoImageProcessor
 
 from ..images import resize_processor
-from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel, LayerTokens, schedule_macs
+from ..modeling import LayerPlan, schedule_macs
 from ..modeling.budget import with_keep_ratio
-from ..modeling.configuration_fatr_vit import as_pair
-from .checkpoints import copy_image_processor, is_classifier, read_config
+from ..modeling.reduction_config import as_pair
+from .checkpoints import copy_image_processor, cropped_size, read_config
+from .convert_model import convert
 from .dinov2 import MODEL_TYPE as DINOV2
 from .dinov2 import vit_from_dinov2
 
@@ -29,7 +30,7 @@ class Conversion(NamedTuple):
     architecture: str
     """Class of the model: a classifier or the encoder."""
     has_image_processor: bool
-    token_schedule: list[LayerTokens]
+    plan: list[LayerPlan]
     macs_before: int
     """Multiply-accumulates of an image without reduction (see ``schedule_macs``)."""
     macs_after: int
@@ -45,8 +46,8 @@ def convert_checkpoint(
 ) -> Conversion:
     """Writes a checkpoint as FATR: the model, its code, its image processor if it has one, and a card.
 
-    ViT, MSN, MAE and DINOv2 convert. The model is a classifier if the checkpoint is one, else the encoder. That of
-    DINOv2 is for images of the size that its image processor crops to. The folder appears when all of it is written.
+    Checkpoints of every family convert (see ``fatr_hf.convert``), as what was saved there. The folder appears when all
+    of it is written.
 
     Args:
         name: folder or Hub name.
@@ -54,40 +55,35 @@ def convert_checkpoint(
         revision: branch, tag or commit of a Hub name; the main branch by default.
         image_size: pixels a side, or height and width, of the model that is written; by default the checkpoint's. The
             position embeddings are stretched and the image processor is changed alike.
-        reduction: fields of the reduction (see ``FATRViTConfig``), or ``preset``.
+        reduction: fields of the reduction (see ``ReductionConfig``), or ``preset``.
 
     Raises:
         FileExistsError: a folder that is not empty.
         FileNotFoundError: no checkpoint of this name.
         ValueError: a checkpoint of another architecture, one that lacks weights, or one that is reduced already; an
-            image size of a DINOv2, or one that its image processor cannot give.
+            image size that its image processor cannot give.
         huggingface_hub.errors.StrictDataclassError: fields that the configuration refuses.
     """
     folder = Path(folder)
     require_free(folder)
-    fields = read_config(name, revision)
-    if fields["model_type"] == FATRViTConfig.model_type:
-        raise ValueError(f"{str(name)!r} is reduced already: convert the unreduced checkpoint that it came from.")
-    model: FATRViTForImageClassification | FATRViTModel
-    if fields["model_type"] == DINOV2:
-        if image_size is not None:
-            raise ValueError("A DINOv2 is converted for the size that its image processor crops to: change that.")
-        model = reduced(vit_from_dinov2(name, revision), **reduction)
-    else:
-        resized = fields if image_size is None else {**fields, "image_size": image_size}
-        config = FATRViTConfig.from_dict(resized, **reduction)
-        model = load_weights(name, revision, config, is_classifier(fields))
+    read_config(name, revision)  # says so if the name leads nowhere, or is a model
+    if image_size is not None:
+        reduction["image_size"] = image_size
+    model = convert(name, revision=revision, **reduction)
     card = conversion_card(model, str(name))
-    config, save = model.config, partial(model.save_pretrained, model_card=card)
+    config = getattr(model.config, "vision_config", model.config)
+    save = partial(model.save_pretrained, model_card=card)
     size = None if image_size is None else as_pair("image_size", image_size)
     has_image_processor = write_checkpoint(save, folder, name, revision, size)
+    if size is None and config.takes_any_size:
+        size = cropped_size(folder)  # what images it will get
     return Conversion(
         folder=folder,
         architecture=type(model).__name__,
         has_image_processor=has_image_processor,
-        token_schedule=config.token_schedule(),
-        macs_before=schedule_macs(with_keep_ratio(config, 1.0)),
-        macs_after=schedule_macs(config),
+        plan=config.plan(size),
+        macs_before=schedule_macs(with_keep_ratio(config, 1.0), size),
+        macs_after=schedule_macs(config, size),
     )
 
 
@@ -146,31 +142,7 @@ def require_free(folder: Path) -> None:
         raise FileExistsError(f"{folder} is there already, and no empty folder: choose another name.")
 
 
-def load_weights(
-    name: str | os.PathLike[str], revision: str | None, config: FATRViTConfig, classifies: bool
-) -> FATRViTForImageClassification | FATRViTModel:
-    """The model with the weights of a ViT, MSN or MAE checkpoint.
-
-    Raises:
-        ValueError: weights that the checkpoint does not have, those of its classifier included.
-    """
-    model_class = FATRViTForImageClassification if classifies else FATRViTModel
-    model, info = model_class.from_pretrained(name, config=config, revision=revision, output_loading_info=True)
-    if any(key.startswith("classifier.") for key in info["missing_keys"]):
-        raise ValueError(f"{str(name)!r} names a classifier in its config.json, but holds no weights of one.")
-    return model
-
-
-def reduced(vit: ViTModel, **reduction: Any) -> FATRViTModel:
-    """An encoder without pooler as FATR."""
-    config = FATRViTConfig.from_dict(vit.config.to_dict(), **reduction)
-    model = FATRViTModel(config, add_pooling_layer=False)
-    # What stays the model's own are the reduction's parameters, which start at zero.
-    model.load_state_dict({**model.state_dict(), **vit.state_dict()})
-    return model
-
-
-def conversion_card(model: FATRViTForImageClassification | FATRViTModel, name: str) -> ModelCard:
+def conversion_card(model: Any, name: str) -> ModelCard:
     """A card that says where the weights come from, and that they have not been trained since."""
     hub_name = None if Path(name).exists() else name
     origin = f"`{hub_name}`" if hub_name else "an unreduced checkpoint"

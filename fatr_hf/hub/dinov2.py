@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from ..modeling.configuration_fatr_vit import as_pair
+from ..modeling.reduction_config import as_pair
 from .checkpoints import cropped_size, read_config
 
 MODEL_TYPE = "dinov2"

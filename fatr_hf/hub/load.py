@@ -17,10 +17,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..families import FAMILIES, Family, family_of
 from ..images import check_processor
-from ..modeling import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
-from ..modeling.configuration_fatr_vit import CONVERTIBLE_MODEL_TYPES
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.reduction_model import ReductionModel
 from .checkpoints import find_image_processor, is_classifier, read_config
 
 
@@ -94,15 +93,15 @@ def load_model(
 
 def load_reduced(
     name: str, *, revision: str | None = None, eager: bool = False, device: torch.device | str = "cpu", **reduction: Any
-) -> tuple[FATRViTPreTrainedModel, BaseImageProcessor | None]:
+) -> tuple[ReductionModel, BaseImageProcessor | None]:
     """A saved model as FATR, in evaluation mode, and its image processor.
 
-    A FATR model keeps its reduction, but for the fields that are given; any other ViT gets the default one, or what is
-    given, without training.
+    A FATR model keeps its reduction, but for the fields that are given; a stock model of one of the families gets the
+    default one, or what is given, without training.
 
     Args:
         name, revision, eager, device: as for ``load_model``.
-        reduction: fields of the reduction (see ``FATRViTConfig``), or ``preset``.
+        reduction: fields of the reduction (see ``ReductionConfig``), or ``preset``.
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
@@ -110,8 +109,9 @@ def load_reduced(
             configuration do not allow, or an image processor that does not fit.
     """
     fields = read_config(name, revision)
-    model_class = FATRViTForImageClassification if is_classifier(fields) else FATRViTModel
-    is_reduced = fields["model_type"] == FATRViTConfig.model_type
+    family = check_family(name, fields["model_type"])
+    model_class = family.classifier if is_classifier(fields) else family.model
+    is_reduced = fields["model_type"] == family.config.model_type
     if is_reduced and "preset" in reduction:
         raise ValueError(f"{name!r} is reduced already: a preset is for a checkpoint that is not.")
     with quiet_loading():
@@ -130,12 +130,23 @@ def fitting_processor(name: str, revision: str | None, model: PreTrainedModel) -
     """The image processor of a checkpoint, or None where it has none.
 
     Raises:
-        ValueError: it gives a ViT pictures of another size or number of channels than the model takes.
+        ValueError: it gives a model of our families pictures of another size or number of channels than that takes.
     """
     processor = find_image_processor(name, revision)
-    if processor is not None and model.config.model_type in (FATRViTConfig.model_type, *CONVERTIBLE_MODEL_TYPES):
+    if processor is not None and family_of(model.config.model_type) is not None:
         check_processor(processor, model.config)
     return processor
+
+
+def check_family(name: str, model_type: str) -> Family:
+    """The family of a checkpoint's model type, or a ValueError that says which there are."""
+    family = family_of(model_type)
+    if family is None:
+        known = [each for family in FAMILIES for each in family.config.stock_model_types]
+        raise ValueError(
+            f"{name!r} is of model type {model_type!r}, which cannot be reduced: the families are {', '.join(known)}."
+        )
+    return family
 
 
 def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:

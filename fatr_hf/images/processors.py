@@ -31,7 +31,8 @@ def check_processor(processor: Any, config: Any) -> None:
 
     Args:
         processor: of any kind.
-        config: of a model with ``image_size`` and ``num_channels`` that takes one size alone, such as any ViT.
+        config: of a model with ``image_size`` and ``num_channels``. A ``takes_any_size`` that is true says that it
+            stretches its positions by itself; any other takes one size alone.
 
     Raises:
         ValueError: another size or number of channels.
@@ -56,7 +57,7 @@ def check_processor(processor: Any, config: Any) -> None:
             f"The image processor gives {channels} channels, and the model takes {config.num_channels}: save one whose "
             f"image_mean and image_std have {config.num_channels} values beside the model."
         )
-    if given != [height, width]:
+    if given != [height, width] and not getattr(config, "takes_any_size", False):
         raise ValueError(
             f"The image processor gives pictures of {given[0]} x {given[1]} pixels, and the model takes {height} x "
             f"{width}: load the model with image_size=({given[0]}, {given[1]}), which interpolates its position "

@@ -5,15 +5,15 @@ from .configuration_fatr_vit import FATRViTConfig
 from .input_budget import InputBudgetOutput
 from .model_card import budget_table, build_model_card
 from .modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .token_plan import LayerPlan
 from .token_reduction import restore_tokens
-from .token_schedule import LayerTokens
 
 __all__ = [
     "FATRViTConfig",
     "FATRViTForImageClassification",
     "FATRViTModel",
     "InputBudgetOutput",
-    "LayerTokens",
+    "LayerPlan",
     "admissible_keep_ratios",
     "budget_table",
     "build_model_card",

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from .configuration_fatr_vit import FATRViTConfig, as_pair, is_integer, is_number
-from .frequency_attention import SIZE_CHANNELS
+from .reduction_config import ReductionConfig, as_pair, is_integer, is_number
+from .token_plan import SIZE_CHANNELS
 
 REPEATS = 7
 """Timed forward passes for one latency, which is their median."""
@@ -26,7 +26,7 @@ REMEMBERED = 100
 """Circumstances whose latencies a configuration holds; beyond, the oldest are forgotten (see ``latency_key``)."""
 
 
-def schedule_macs(config: FATRViTConfig, image_size: int | Iterable[int] | None = None) -> int:
+def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> int:
     """Multiply-accumulates of one classified image: matrix products, as the configuration's schedule implies them.
 
     Scores come from the attention map that is made anyway; normalisation, activations and sums are left out.
@@ -37,21 +37,22 @@ def schedule_macs(config: FATRViTConfig, image_size: int | Iterable[int] | None 
     Raises:
         ValueError: an image size that the schedule cannot take.
     """
-    hidden, inner = config.hidden_size, config.intermediate_size
+    spec = config.encoder_spec
+    hidden, inner = spec.hidden_size, spec.inner_size * (3 if spec.gated else 2)
     rows, columns = config.patch_grid(image_size)
     patch_height, patch_width = as_pair("patch_size", config.patch_size)
     total = rows * columns * config.num_channels * patch_height * patch_width * hidden
-    for tokens in config.token_schedule(image_size):
-        sized = bool(config.dc_size_exponent and tokens.dc_in)
-        attended = hidden + (SIZE_CHANNELS * config.num_attention_heads if sized else 0)
-        total += 4 * tokens.tokens_in * hidden**2 + 2 * tokens.tokens_in**2 * attended
-        if tokens.reduces:
-            total += tokens.dc_out * (tokens.patches_in - tokens.patches_out + tokens.dc_in) * hidden
-        total += 2 * tokens.tokens_out * hidden * inner
-    return total + hidden * (config.num_labels or 0)
+    for step in config.plan(image_size):
+        sized = bool(step.size_exponent and step.dc_in)
+        attended = hidden + (SIZE_CHANNELS * spec.num_heads if sized else 0)
+        total += 4 * step.tokens_in * hidden**2 + 2 * step.tokens_in**2 * attended
+        if step.reduces:
+            total += step.dc_out * (step.patches_in - step.patches_out + step.dc_in) * hidden
+        total += step.tokens_out * hidden * inner
+    return total + config.classifier_width * (config.num_labels or 0)
 
 
-def admissible_keep_ratios(config: FATRViTConfig, image_size: int | Iterable[int] | None = None) -> list[float]:
+def admissible_keep_ratios(config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> list[float]:
     """Keep ratios in hundredths, ascending, that all reduction layers can have; a reduction must shorten the sequence.
 
     1.0 is not among them: a layer that does not reduce leaves its parameters without gradient.
@@ -61,17 +62,17 @@ def admissible_keep_ratios(config: FATRViTConfig, image_size: int | Iterable[int
 
 
 def is_admissible(
-    config: FATRViTConfig, keep_ratio: float | Sequence[float], image_size: int | Iterable[int] | None = None
+    config: ReductionConfig, keep_ratio: float | Sequence[float], image_size: int | Iterable[int] | None = None
 ) -> bool:
     """Whether all reduction layers can have a keep ratio, or each its own."""
     try:
-        with_keep_ratio(config, keep_ratio).token_schedule(image_size)
+        with_keep_ratio(config, keep_ratio).plan(image_size)
     except (StrictDataclassError, ValueError):
         return False
     return True
 
 
-def with_keep_ratio(config: FATRViTConfig, keep_ratio: float | Sequence[float]) -> FATRViTConfig:
+def with_keep_ratio(config: ReductionConfig, keep_ratio: float | Sequence[float]) -> ReductionConfig:
     """The same configuration with another keep ratio, checked."""
     # A copy through the dictionary takes milliseconds where there are many classes, and searches make a hundred.
     changed = copy.copy(config)
@@ -113,7 +114,7 @@ def choose_keep_ratio(
 
     Args:
         model: a FATR model; its keep ratio is changed while it is measured, and set back.
-        macs, latency_ms, batch_size, image_size: see ``FATRViTPreTrainedModel.for_budget``.
+        macs, latency_ms, batch_size, image_size: see ``ReductionModel.for_budget``.
         measure: milliseconds of a forward pass over pixel values; ``forward_milliseconds`` by default.
 
     Raises:
@@ -127,7 +128,7 @@ def choose_keep_ratio(
         raise ValueError("for_budget needs a budget: macs, latency_ms or both.")
     if not is_integer(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be an integer of at least 1.")
-    config: FATRViTConfig = model.config
+    config: ReductionConfig = model.config
     ratios = admissible_keep_ratios(config, image_size)
     if not config.reduction_layers or not ratios:
         raise ValueError(

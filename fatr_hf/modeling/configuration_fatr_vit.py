@@ -1,379 +1,39 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of a ViT with frequency-aware token reduction: ViT's own fields, and where and how to reduce."""
+"""Configuration of a ViT with frequency-aware token reduction."""
 
-import difflib
-import math
-import os
-from collections.abc import Iterable
-from dataclasses import fields
-from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
-from transformers.activations import ACT2FN
 
-from .frequency_attention import SELECTIONS
-from .token_schedule import LayerTokens, per_layer, plan_tokens
+from .reduction_config import ReductionConfig
 
 if TYPE_CHECKING:
     # transformers keeps a copy of remote code for every content of the configuration and of all that it imports: named
     # here, the model's files are among them, so that repositories with other ones run their own.
     from .modeling_fatr_vit import FATRViTModel  # noqa: F401
 
-REDUCTION_FIELDS = (
-    "reduction_layers",
-    "keep_ratio",
-    "dc_windows",
-    "reweight_attention",
-    "dc_position_embeddings",
-    "selection",
-    "token_multiple",
-    "dc_size_exponent",
-)
-
-CONVERTIBLE_MODEL_TYPES = ("vit", "vit_msn", "vit_mae")
-"""Model types whose encoder is ViT's, name for name: any of their checkpoints loads as FATR."""
-
-MAE_ONLY_FIELDS = (
-    "decoder_num_attention_heads",
-    "decoder_hidden_size",
-    "decoder_num_hidden_layers",
-    "decoder_intermediate_size",
-    "mask_ratio",
-    "norm_pix_loss",
-)
-
-LARGEST_SIZE, LARGEST_DEPTH = 2**20, 1000
-"""Widths, patches or classes, and layers: far beyond any ViT. What names more is damaged, and would never be built."""
-
-DTYPES = ("float64", "float32", "bfloat16", "float16")
-
-PRESETS = ("local",)
-"""Reductions by name, for ``from_pretrained(..., preset=...)`` (see ``preset_fields``)."""
-
-
-def preset_fields(preset: str, grid: tuple[int, int]) -> dict[str, Any]:
-    """The reduction's fields that a preset stands for, on a grid of (rows, columns) patches.
-
-    ``local``: half of the patches are kept, and windows of about 2 x 2 patches hold the others near where they were;
-    these DC tokens draw attention by the square root of the patches they stand for. docs/results.md says where it is
-    better than the paper's setting, and where not.
-
-    Raises:
-        ValueError: an unknown preset.
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"preset={preset!r} must be one of {', '.join(PRESETS)}.")
-    return {"keep_ratio": 0.5, "dc_windows": max(1, min(grid) // 2), "dc_size_exponent": 0.5}
-
-
-def as_pair(name: str, size: int | Iterable[int]) -> tuple[int, int]:
-    """Height and width of a size given as one number or as both.
-
-    Raises:
-        ValueError: another number of values, or one below 1.
-    """
-    values = list(size) if isinstance(size, Iterable) else [size, size]
-    if len(values) != 2 or not all(is_integer(value) and value >= 1 for value in values):
-        raise ValueError(f"{name}={size!r} must be one number, or height and width, each at least 1.")
-    return values[0], values[1]
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number; True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_integer(value: Any) -> bool:
-    """Whether a value is an integer; True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
 
 @strict
-class FATRViTConfig(ViTConfig):
-    r"""Configuration of ``FATRViTModel`` and ``FATRViTForImageClassification`` (arXiv 2511.21477).
+class FATRViTConfig(ReductionConfig, ViTConfig):
+    """Configuration of ``FATRViTModel`` and ``FATRViTForImageClassification``: ViT's fields and the reduction's.
 
-    Takes every argument of `ViTConfig` and:
-
-    Args:
-        reduction_layers (list[int], optional):
-            0-based layers that reduce, strictly increasing. Defaults to a quarter, half and three quarters of the
-            depth.
-        keep_ratio (float or list[float], defaults to 0.7):
-            Share of the patch tokens at hand that each reduction layer keeps, in (0, 1]; one value, or one per
-            reduction layer. 1.0 leaves that layer an ordinary one.
-        dc_windows (int or list[int], optional):
-            Windows along each side of the patch grid; the patches dropped in a window become one DC token. One value,
-            or one per reduction layer; each divides the one before. Defaults to 2 in the first, then 1. 0 in all of
-            them is there for ablation: what is not kept is dropped.
-        reweight_attention (bool, defaults to True):
-            Whether heads learn to re-weight high frequencies and DC tokens (omega1, omega2).
-        dc_position_embeddings (bool, defaults to True):
-            Whether DC tokens get a learned position embedding.
-        selection (str, defaults to "high_frequency"):
-            How tokens are ranked. `"high_frequency"` is the method; `"low_frequency"`, `"cls_attention"`,
-            `"dc_similarity"` and `"random"` are there for ablation.
-        token_multiple (int, defaults to 1):
-            Fewer tokens are kept until a reduced sequence's length is a multiple of this.
-        dc_size_exponent (float, defaults to 0.0):
-            Raises the attention logits towards a DC token of `c` patches by this times `log(c)`, in [0, 1].
-        measured_latencies (dict, optional):
-            Milliseconds by keep ratio, by the device they were measured on; written by `model.for_budget`.
-
-    Raises:
-        huggingface_hub.errors.StrictDataclassError: a field of the wrong type or value, a misspelt field, or a
-            schedule that cannot be carried out; in words that name the field, the value and what is allowed.
+    Takes every argument of `ViTConfig` and of `ReductionConfig`.
     """
 
     model_type = "fatr_vit"
     _auto_class = "AutoConfig"
-
-    reduction_layers: list[int] | tuple[int, ...] | None = None
-    keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
-    dc_windows: int | list[int] | tuple[int, ...] | None = None
-    reweight_attention: bool = True
-    dc_position_embeddings: bool = True
-    selection: str = "high_frequency"
-    token_multiple: int = 1
-    dc_size_exponent: float | int = 0.0
-    measured_latencies: dict[str, dict[str, float]] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        refuse_misspelt_fields(kwargs)
-        refuse_bad_labels(self.id2label, self.label2id, kwargs.get("num_labels"))
-        refuse_bad_dtype(self.dtype, kwargs.get("torch_dtype"))
-        if "preset" in kwargs:
-            raise ValueError(
-                "preset is an argument of FATRViTConfig.from_preset and of from_pretrained, not of the constructor."
-            )
-        if self.reduction_layers is None:
-            depth = self.num_hidden_layers
-            self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
-        if self.dc_windows is None:
-            self.dc_windows = [2, *[1] * len(self.reduction_layers)][: len(self.reduction_layers)]
-        for name in ("reduction_layers", "keep_ratio", "dc_windows"):
-            if isinstance(getattr(self, name), tuple):
-                setattr(self, name, list(getattr(self, name)))
-        super().__post_init__(**kwargs)
-        if self.label2id:  # numbers as text, as a tutorial of transformers writes them
-            self.label2id = {str(name): int(number) for name, number in self.label2id.items()}
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers, with every overridden field validated, and any ViT's configuration taken as a start.
-
-        Args:
-            config_dict: of a FATR ViT or of a stock one.
-            **kwargs: fields that go before those; ``preset`` names several at once (see ``preset_fields``).
-
-        Raises:
-            ValueError: the configuration of an architecture that is not ViT's, one with a field of a wrong type, or one
-                that chooses code.
-        """
-        config_dict = dict(config_dict)
-        refuse_choice_of_code(config_dict)
-        model_type = config_dict.pop("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            config_dict = convert_config_dict(model_type, config_dict)
-        refuse_misspelt_fields(kwargs)
-        # transformers would set overrides on the finished configuration, past its checks.
-        names = {field.name for field in fields(cls)} - {"dtype"}
-        overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
-        preset = kwargs.pop("preset", None)
-        try:
-            if preset is not None:
-                dense = {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
-                grid = super().from_dict(config_dict | overrides | dense).patch_grid()
-                overrides = preset_fields(preset, grid) | overrides
-            return super().from_dict(config_dict | overrides, **kwargs)
-        except (AttributeError, LookupError, RecursionError, TypeError) as error:
-            # Fields that are transformers' alone, which it reads without checking them.
-            raise ValueError(f"The configuration has a field of a wrong type: {error}") from error
-
-    @classmethod
-    def from_preset(cls, preset: str, **fields: Any) -> Any:
-        """A configuration of a reduction by name (see ``preset_fields``); fields that are given go before it.
-
-        Raises:
-            ValueError: an unknown preset.
-        """
-        return cls.from_dict({}, preset=preset, **fields)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """As in transformers, for checkpoints of any ViT; see ``from_dict``.
-
-        Raises:
-            OSError: no such checkpoint, or a config.json that is no JSON.
-            ValueError: a config.json that is absent or is no configuration of a model.
-        """
-        name = str(pretrained_model_name_or_path)
-        try:
-            config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        except (RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"The config.json of {name!r} cannot be read: {error}") from error
-        # Without one transformers takes the default configuration, which is some other model's.
-        if "model_type" not in config_dict:
-            raise ValueError(f"{name!r} has no config.json with a model_type.")
-        return cls.from_dict(config_dict, **kwargs)
+    stock_model_types: ClassVar[tuple[str, ...]] = ("vit", "vit_msn", "vit_mae")
+    stock_only_fields: ClassVar[tuple[str, ...]] = (  # of MAE's decoder
+        "decoder_num_attention_heads",
+        "decoder_hidden_size",
+        "decoder_num_hidden_layers",
+        "decoder_intermediate_size",
+        "mask_ratio",
+        "norm_pix_loss",
+    )
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: CLS."""
+        """CLS."""
         return 1
-
-    def patch_grid(self, image_size: int | Iterable[int] | None = None) -> tuple[int, int]:
-        """Rows and columns of patches of an image, of `config.image_size` by default.
-
-        Raises:
-            ValueError: an image size that is no multiple of the patch size.
-        """
-        height, width = as_pair("image_size", self.image_size if image_size is None else image_size)
-        patch_height, patch_width = as_pair("patch_size", self.patch_size)
-        if height % patch_height or width % patch_width:
-            raise ValueError(
-                f"image_size={(height, width)} does not divide into patches: height and width must be multiples of "
-                f"patch_size={(patch_height, patch_width)}."
-            )
-        return height // patch_height, width // patch_width
-
-    def token_schedule(self, image_size: int | Iterable[int] | None = None, reduce: bool = True) -> list[LayerTokens]:
-        """Tokens in and out of every layer, without building a model.
-
-        Args:
-            image_size: height and width in pixels (one number for both); `config.image_size` by default.
-            reduce: False gives the schedule of the unreduced model.
-
-        Raises:
-            ValueError: an image size that does not divide into patches, or a reduction impossible at that size.
-        """
-        layers = list(self.reduction_layers or ()) if reduce else []
-        return plan_tokens(
-            self.patch_grid(image_size),
-            self.num_hidden_layers,
-            self.num_prefix_tokens,
-            layers,
-            per_layer("keep_ratio", self.keep_ratio, layers) if reduce else [],
-            per_layer("dc_windows", self.dc_windows, layers) if reduce else [],
-            self.token_multiple,
-        )
-
-    def validate_heads(self) -> None:
-        """Checks that heads divide the hidden size (run by `@strict`)."""
-        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads={self.num_attention_heads} must be at least 1 and divide "
-                f"hidden_size={self.hidden_size}."
-            )
-
-    def validate_model(self) -> None:
-        """Checks the sizes and numbers of the model apart from its reduction.
-
-        `@strict` runs validators in alphabetical order: no schedule of a million layers is planned after this.
-        """
-        sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "pooler_output_size")
-        for name in sizes:
-            require_size(name, getattr(self, name), LARGEST_SIZE)
-        require_size("num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)
-        require_size("the number of patches", math.prod(self.patch_grid()), LARGEST_SIZE)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
-        for name in ("return_dict", "output_attentions", "output_hidden_states"):
-            if not isinstance(getattr(self, name), (bool, NoneType)):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be a finite number of at least 0.")
-        for name in ("hidden_act", "pooler_act"):
-            if getattr(self, name) not in ACT2FN:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(ACT2FN)}.")
-
-    def validate_reduction(self) -> None:
-        """Checks every field of the reduction and the schedule they make together (run by `@strict`)."""
-        layers, depth = list(self.reduction_layers or ()), self.num_hidden_layers
-        if not all(is_integer(layer) and 0 <= layer < depth for layer in layers) or layers != sorted(set(layers)):
-            raise ValueError(
-                f"reduction_layers={layers} must be strictly increasing integers from 0 to {depth - 1} "
-                f"(the model has {depth} layers)."
-            )
-        for ratio in per_layer("keep_ratio", self.keep_ratio, layers):
-            if not is_number(ratio) or not 0 < ratio <= 1:
-                raise ValueError(f"keep_ratio={self.keep_ratio} must lie in (0, 1]; {ratio!r} does not.")
-        for windows in per_layer("dc_windows", self.dc_windows, layers):
-            if not is_integer(windows) or windows < 0:
-                raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 0; {windows!r} is not.")
-            if not windows and any(per_layer("dc_windows", self.dc_windows, layers)):
-                raise ValueError(f"dc_windows={self.dc_windows} must be 0 in every reduction layer or in none.")
-        if not is_integer(self.token_multiple) or self.token_multiple < 1:
-            raise ValueError(f"token_multiple={self.token_multiple!r} must be an integer of at least 1.")
-        if not is_number(self.dc_size_exponent) or not 0 <= self.dc_size_exponent <= 1:
-            raise ValueError(f"dc_size_exponent={self.dc_size_exponent!r} must lie in [0, 1].")
-        if self.selection not in SELECTIONS:
-            raise ValueError(f"selection={self.selection!r} must be one of {', '.join(SELECTIONS)}.")
-        self.token_schedule()
-
-
-def require_size(name: str, size: int, largest: int) -> None:
-    """Raises a ValueError for a size below 1 or above the largest."""
-    if not 1 <= size <= largest:
-        raise ValueError(f"{name}={size} must be an integer from 1 to {largest}.")
-
-
-def refuse_bad_labels(id2label: Any, label2id: Any, num_labels: Any) -> None:
-    """Raises a ValueError for names of classes, or a number of them, that are none; each may be None."""
-    if num_labels is not None and not (is_integer(num_labels) and 0 <= num_labels <= LARGEST_SIZE):
-        raise ValueError(f"num_labels={num_labels!r} must be an integer from 0 to {LARGEST_SIZE}.")
-    if id2label is not None and not (isinstance(id2label, dict) and all(str(key).isdecimal() for key in id2label)):
-        raise ValueError(f"id2label={id2label!r} must map the number of every class to its name.")
-    if label2id is not None and not (
-        isinstance(label2id, dict) and all(str(number).isdecimal() for number in label2id.values())
-    ):
-        raise ValueError(f"label2id={label2id!r} must map the name of every class to its number.")
-
-
-def refuse_bad_dtype(*dtypes: Any) -> None:
-    """Raises a ValueError for the name of a dtype that weights cannot have; None stands for the default."""
-    for dtype in dtypes:
-        if dtype is not None and not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}.")
-
-
-def refuse_choice_of_code(config_dict: dict[str, Any]) -> None:
-    """Raises a ValueError where a configuration's file would have transformers fetch kernels, or unpickle weights.
-
-    Whoever wants a kernel of the Hub gives ``attn_implementation`` to ``from_pretrained``.
-    """
-    for name in ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"):
-        if "/" in str(config_dict.get(name)):
-            raise ValueError(f"{name}={config_dict[name]!r}: a configuration may not choose code from the Hub.")
-    if config_dict.get("transformers_weights") is not None:
-        raise ValueError(
-            f"transformers_weights={config_dict['transformers_weights']!r}: a configuration may not choose the file of "
-            "the weights, which are read from model.safetensors or what its index lists."
-        )
-
-
-def refuse_misspelt_fields(kwargs: dict[str, Any]) -> None:
-    """Raises a ValueError for an unknown argument that looks like one of the reduction's fields."""
-    for name in kwargs:
-        close = difflib.get_close_matches(name, REDUCTION_FIELDS, n=1, cutoff=0.8)
-        if close and name not in REDUCTION_FIELDS:
-            raise ValueError(f"FATRViTConfig has no field {name!r}: did you mean {close[0]!r}?")
-
-
-def convert_config_dict(model_type: str, config_dict: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a stock ViT's configuration that carry over, those of MAE's decoder left out.
-
-    Raises:
-        ValueError: a model type whose encoder is not ViT's.
-    """
-    if model_type not in CONVERTIBLE_MODEL_TYPES:
-        raise ValueError(
-            f"A checkpoint of model type {model_type!r} cannot be loaded as a FATR ViT: its encoder must be ViT's, "
-            f"that is one of {', '.join(CONVERTIBLE_MODEL_TYPES)} (or fatr_vit itself)."
-        )
-    dropped = ("architectures", "auto_map", *(MAE_ONLY_FIELDS if model_type == "vit_mae" else ()))
-    return {name: value for name, value in config_dict.items() if name not in dropped}

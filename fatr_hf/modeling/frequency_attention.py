@@ -16,17 +16,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .attention_scores import attention_with_log_sum_exp, cls_attention, naive_column_means
 from .operators import column_kernel_serves, column_means, refuse_kernels
+from .token_plan import SIZE_CHANNELS
 from .token_reduction import TokenLayout
-
-SELECTIONS = ("high_frequency", "low_frequency", "cls_attention", "dc_similarity", "random")
-"""How patch tokens are ranked: the method itself, then its ablations (see ``selection_scores``)."""
 
 SCORE_IMPLEMENTATIONS = ("map", "log_sum_exp", "triton", "blocked", "naive")
 """How column means are computed: from the map of eager attention, from the log-sum-exp of PyTorch's fused attention, by
 the fused kernel, by blocks of queries, or one map per head at a time. All are exact."""
-
-SIZE_CHANNELS = 8
-"""Channels that carry the size of DC tokens; fused kernels want head dimensions that are multiples of 8."""
 
 EXCLUDED_LOGIT = -2e3
 """The logit towards an empty window: its weight underflows to 0, and float16 can hold it before the scaling."""

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_fatr_vit import FATRViTConfig
-from .fused_projections import is_fused
+from .fused_inference import is_fused
 from .model_card import build_model_card, code_hashes, with_code_hashes
+from .reduction_config import ReductionConfig
 from .stored_weights import remove_stale_weights, stretch_mismatched, weight_files
 from .weight_checks import refuse_infinite_weights, refuse_other_dtypes, shard_names, wording_errors
 
@@ -26,35 +26,41 @@ UNPUBLISHED = "user/model"
 
 PROCESSOR = "preprocessor_config.json"
 
+TASKS = {
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
+}
+"""The Hub's names of the tasks of models that do more than extract features, by their Auto classes."""
+
 PATH_STARTS = (".", "/", "~")
 """What a name begins with that is a path and no name on the Hub."""
 
 HTTPClientError: Any = HfHubHTTPError.__bases__[0]
 """What huggingface_hub's HTTP client raises where the Hub cannot be reached; the client changes with its version."""
 
-AUTO_MAP = {
-    "AutoConfig": "configuration_fatr_vit.FATRViTConfig",
-    "AutoModel": "modeling_fatr_vit.FATRViTModel",
-    "AutoModelForImageClassification": "modeling_fatr_vit.FATRViTForImageClassification",
-}
-
 REDUCTION_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
-"""Parameters that a stock ViT does not have; they start at zero, which changes nothing."""
+"""Parameters that a stock model does not have; they start at zero, which changes nothing."""
 
 
 class HubRepositoryMixin(PreTrainedModel):
     """What FATR models do beyond ``PreTrainedModel`` when they are loaded, saved and pushed."""
 
-    config: FATRViTConfig
+    config: ReductionConfig
+    auto_classes: ClassVar[dict[str, str]] = {}
+    """By the name of an Auto class, which of the family's classes it loads; all in one file."""
+    position_table: ClassVar[str | None] = None
+    """How the name of the table of learned positions ends, in stock checkpoints too; None without one."""
+    position_antialias: ClassVar[bool] = False
+    """Whether the stock model stretches that table with antialiasing."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """Loads a FATR checkpoint, or any ViT, MSN or MAE checkpoint as FATR; arguments as in transformers.
+        """Loads a FATR checkpoint, or any checkpoint of the stock model as FATR; arguments as in transformers.
 
         Weights come from safetensors files only. A classifier that the checkpoint does not have starts at random, as
-        for any ViT; a pooler that it does not have is left out (``model.pooler`` is None). For another ``image_size``
+        for any model; a pooler that it does not have is left out (``model.pooler`` is None). For another ``image_size``
         than the checkpoint's the position embeddings are stretched as ``interpolate_pos_encoding`` stretches them.
 
         Raises:
@@ -124,9 +130,10 @@ class HubRepositoryMixin(PreTrainedModel):
             name = hub_arguments.get("repo_id", Path(save_directory).name)
             hub_arguments["repo_id"] = full_repo_id(name, kwargs.get("token"))
         self.config.validate()  # before the first file is written
-        self.config.auto_map = dict(AUTO_MAP)
+        self.config.auto_map = auto_map(type(self))
         # Files hold the names of the state dict, so that whatever reads them (a resumed Trainer) needs no renaming.
-        kwargs.setdefault("save_original_format", False)
+        if kwargs.setdefault("save_original_format", False):
+            raise ValueError("save_original_format=True is not supported: files hold the names of the state dict.")
         before = weight_files(Path(save_directory), kwargs.get("variant"))
         with unsharded_class(self):
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
@@ -178,12 +185,19 @@ class HubRepositoryMixin(PreTrainedModel):
 
     def build_card(self, **arguments: Any) -> ModelCard:
         """A plain card of this model; arguments as for ``build_model_card``."""
-        classifies = type(self)._auto_class == "AutoModelForImageClassification"
-        arguments.setdefault("task", "image-classification" if classifies else "image-feature-extraction")
+        arguments.setdefault("task", TASKS.get(str(type(self)._auto_class), "image-feature-extraction"))
         origin = self.config._name_or_path
         if is_hub_name(origin):
             arguments.setdefault("base_model", origin)
-        return build_model_card(self.config, **arguments)
+        return build_model_card(getattr(self.config, "vision_config", self.config), **arguments)
+
+
+def auto_map(model_class: type[HubRepositoryMixin]) -> dict[str, str]:
+    """Where a folder's code holds the classes that Auto classes load (``auto_map`` of its configuration)."""
+    family = next(each for each in model_class.__mro__ if "auto_classes" in vars(each))
+    modeling, config = family.__module__.split(".")[-1], cast(type, model_class.config_class)
+    entries = {name: f"{modeling}.{each}" for name, each in model_class.auto_classes.items()}
+    return {"AutoConfig": f"{config.__module__.split('.')[-1]}.{config.__name__}"} | entries
 
 
 @contextmanager

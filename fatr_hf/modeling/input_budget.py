@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from .budget import is_admissible, schedule_macs, with_keep_ratio
-from .configuration_fatr_vit import FATRViTConfig
-from .token_reduction import TokenLayout
-from .token_schedule import LayerTokens, per_layer
+from .encoder import Rows, run_layers
+from .positions import rotary_rows
+from .reduction_config import ReductionConfig
+from .token_plan import LayerPlan, per_layer
+from .token_reduction import TokenLayout, token_sizes
 
 
 class InputBudgetOutput(NamedTuple):
@@ -37,26 +39,28 @@ def run_by_mass(
     keep_ratios: Sequence[float],
     interpolate_pos_encoding: bool | None = None,
 ) -> InputBudgetOutput:
-    """``FATRViTForImageClassification.forward_by_mass``."""
+    """``ReductionClassifier.forward_by_mass``."""
     image_size = tuple(pixel_values.shape[-2:])
     refuse_unfit_model(model)
     refuse_bad_choice(model.config, selection_mass, keep_ratios, image_size)
     configs = [with_keep_ratio(model.config, ratio) for ratio in keep_ratios]
-    schedules = [config.token_schedule(image_size) for config in configs]
-    encoder, first = model.base_model, next(tokens.layer for tokens in schedules[0] if tokens.reduces)
+    plans = [config.plan(image_size) for config in configs]
+    encoder, first = model.base_model, next(step.layer for step in plans[0] if step.reduces)
 
-    hidden_states, layout = encoder.embed(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-    for layer, tokens in zip(encoder.layers[:first], schedules[0][:first], strict=True):
-        hidden_states, layout = layer(hidden_states, layout, tokens)
-    hidden_states, _, scores = encoder.layers[first].attend(hidden_states, layout, schedules[0][first])
+    hidden_states, layout, rotary = encoder.start(pixel_values, interpolate_pos_encoding=bool(interpolate_pos_encoding))
+    shared = run_layers(encoder.layers[:first], hidden_states, layout, plans[0][:first], rotary)
+    rows = rotary_rows(layout, rotary)
+    hidden_states, _, scores = encoder.layers[first].attention_block(
+        shared.hidden_states, layout, plans[0][first], rows
+    )
 
     patches = slice(layout.num_prefix, layout.num_prefix + layout.num_patches)
-    buckets = choose_buckets(scores[:, patches], [each[first].patches_out for each in schedules], selection_mass)
+    buckets = choose_buckets(scores[:, patches], [each[first].patches_out for each in plans], selection_mass)
     logits = hidden_states.new_empty(len(hidden_states), model.num_labels)
     for bucket in buckets.unique().tolist():
         chosen = (buckets == bucket).nonzero().flatten()
         parts = layout._replace(positions=layout.positions[chosen], dc_counts=layout.dc_counts[chosen])
-        logits[chosen] = finish(model, hidden_states[chosen], scores[chosen], parts, schedules[bucket][first:])
+        logits[chosen] = finish(model, hidden_states[chosen], scores[chosen], parts, plans[bucket][first:], rotary)
     macs = torch.tensor([schedule_macs(config, image_size) for config in configs])
     ratios = torch.tensor([float(ratio) for ratio in keep_ratios], dtype=torch.float64)
     return InputBudgetOutput(logits, ratios[buckets.cpu()], macs[buckets.cpu()])
@@ -79,16 +83,21 @@ def choose_buckets(scores: Tensor, kept: Sequence[int], selection_mass: float) -
 
 
 def finish(
-    model: Any, hidden_states: Tensor, scores: Tensor, layout: TokenLayout, schedule: Sequence[LayerTokens]
+    model: Any,
+    hidden_states: Tensor,
+    scores: Tensor,
+    layout: TokenLayout,
+    plan: Sequence[LayerPlan],
+    rotary: Rows | None,
 ) -> Tensor:
-    """Logits (batch, classes), from the attention of the layer with which the schedule begins."""
-    encoder, first = model.base_model, schedule[0].layer
+    """Logits (batch, classes), from the attention of the layer with which the plan begins."""
+    encoder, first = model.base_model, plan[0].layer
     layer = encoder.layers[first]
-    hidden_states, layout = layer.reduction(hidden_states, scores, layout, schedule[0])
-    hidden_states = layer.mix(hidden_states)
-    for layer, tokens in zip(encoder.layers[first + 1 :], schedule[1:], strict=True):
-        hidden_states, layout = layer(hidden_states, layout, tokens)
-    logits: Tensor = model.classifier(encoder.layernorm(hidden_states)[:, 0])
+    hidden_states, layout = layer.reduction(hidden_states, scores, layout, plan[0])
+    encoded = run_layers(encoder.layers[first + 1 :], layer.mlp_block(hidden_states), layout, plan[1:], rotary)
+    outputs = encoder.read_out(encoded)
+    outputs.token_sizes = token_sizes(encoded.layout) if encoded.layout.is_reduced else None
+    logits: Tensor = model.classify(outputs)
     return logits
 
 
@@ -96,7 +105,7 @@ def refuse_unfit_model(model: Any) -> None:
     """Raises a ValueError for a model that does not reduce by column means, or is in training."""
     if model.training:
         raise ValueError("forward_by_mass is for evaluation: call model.eval() first.")
-    if not model.base_model.reduction_enabled or not any(each.reduces for each in model.config.token_schedule()):
+    if not model.reduction_enabled or not any(step.reduces for step in model.config.plan()):
         raise ValueError("forward_by_mass needs a model that reduces: its reduction is off, or keeps every token.")
     if model.config.selection != "high_frequency":
         raise ValueError(
@@ -106,7 +115,7 @@ def refuse_unfit_model(model: Any) -> None:
 
 
 def refuse_bad_choice(
-    config: FATRViTConfig, selection_mass: float, keep_ratios: Sequence[float], image_size: tuple[int, ...]
+    config: ReductionConfig, selection_mass: float, keep_ratios: Sequence[float], image_size: tuple[int, ...]
 ) -> None:
     """Raises a ValueError for a mass out of range, or keep ratios that do not increase or cannot be had."""
     if not 0 < selection_mass <= 1:

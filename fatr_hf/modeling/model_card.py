@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from .budget import schedule_macs, with_keep_ratio
-from .configuration_fatr_vit import FATRViTConfig
-from .token_schedule import LayerTokens
+from .reduction_config import ReductionConfig
+from .token_plan import LayerPlan
 
 PAPER = "arXiv 2511.21477"
 
@@ -71,7 +72,7 @@ HASH_LIST = re.compile(r"(?:^[0-9a-f]{64}  [^\n]+\n)+", re.MULTILINE)
 
 
 def build_model_card(
-    config: FATRViTConfig,
+    config: ReductionConfig,
     *,
     task: str = "image-classification",
     repo_id: str = "user/model",
@@ -100,11 +101,11 @@ def build_model_card(
     Raises:
         ValueError: no configuration, or an accuracy outside of [0, 1].
     """
-    if not hasattr(config, "token_schedule"):  # its class may be another copy's, of the same code
-        raise ValueError(f"config={type(config).__name__} must be a FATRViTConfig: give model.config.")
+    if not hasattr(config, "plan"):  # its class may be another copy's, of the same code
+        raise ValueError(f"config={type(config).__name__} must be a FATR configuration: give model.config.")
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy={accuracy} must lie in [0, 1]: 81.3% is 0.813.")
-    code = shipped_code_hashes() if code is None else code
+    code = shipped_code_hashes(configuration_file(config)) if code is None else code
     name = repo_id.split("/")[-1]
     evaluations = None
     if accuracy is not None and dataset is not None:
@@ -148,10 +149,15 @@ def build_model_card(
             rows=rows,
             columns=columns,
             code=CODE.format(hashes=hash_list(code)) if code else "",
-            token_table=token_table(config.token_schedule()),
+            token_table=token_table(config.plan()),
             results=f"\n## Results\n\n{results.strip()}\n" if results else "",
         )
     )
+
+
+def configuration_file(config: ReductionConfig) -> str:
+    """The name of the file that holds a configuration's class."""
+    return f"{type(config).__module__.rpartition('.')[2]}.py"
 
 
 def file_hash(path: Path) -> str:
@@ -164,9 +170,15 @@ def code_hashes(folder: Path) -> dict[str, str]:
     return {path.name: file_hash(path) for path in sorted(folder.glob("*.py"))}
 
 
-def shipped_code_hashes() -> dict[str, str]:
-    """``code_hashes`` of the files beside this one that travel with a model: all but the package's ``__init__.py``."""
-    return {name: digest for name, digest in code_hashes(Path(__file__).parent).items() if name != "__init__.py"}
+def shipped_code_hashes(configuration: str = "configuration_fatr_vit.py") -> dict[str, str]:
+    """The hash of every file beside this one that travels with a model, by name.
+
+    Args:
+        configuration: the file of its configuration, which names the model's as well.
+    """
+    start = Path(__file__).with_name(configuration)
+    paths = [start, *map(Path, get_relative_import_files(start))]
+    return {path.name: file_hash(path) for path in sorted(paths)}
 
 
 def hash_list(hashes: Mapping[str, str]) -> str:
@@ -179,7 +191,7 @@ def with_code_hashes(card: str, hashes: Mapping[str, str]) -> str:
     return HASH_LIST.sub(hash_list(hashes), card, count=1)
 
 
-def token_table(schedule: Sequence[LayerTokens]) -> str:
+def token_table(schedule: Sequence[LayerPlan]) -> str:
     """The token schedule as a Markdown table, one row for each run of layers with equal counts."""
     lines = ["| layers | tokens in | tokens out | of them patches | DC tokens |", "|---|---|---|---|---|"]
     start = 0
@@ -195,7 +207,7 @@ def token_table(schedule: Sequence[LayerTokens]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def budget_table(config: FATRViTConfig, accuracies: Mapping[float, float]) -> str:
+def budget_table(config: ReductionConfig, accuracies: Mapping[float, float]) -> str:
     """A Markdown section: the accuracy of one model at several keep ratios (see ``for_budget``).
 
     Args:
@@ -211,6 +223,6 @@ def budget_table(config: FATRViTConfig, accuracies: Mapping[float, float]) -> st
     lines += ["| keep ratio | tokens that leave the last layer | multiply-accumulates | top-1 |", "|---|---|---|---|"]
     for ratio, accuracy in sorted(accuracies.items()):
         chosen = with_keep_ratio(config, ratio)
-        tokens, macs = chosen.token_schedule()[-1].tokens_out, schedule_macs(chosen) / 1e6
+        tokens, macs = chosen.plan()[-1].tokens_out, schedule_macs(chosen) / 1e6
         lines.append(f"| {ratio:g} | {tokens} | {macs:.1f} M | {100 * accuracy:.2f}% |")
     return "\n".join(lines) + "\n"

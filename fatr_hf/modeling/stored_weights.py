@@ -1,23 +1,19 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
 """Files of weights: an earlier save's are removed, and position embeddings of another image size are stretched."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_fatr_vit import FATRViTConfig
-from .layers_fatr_vit import stretch_positions
+from .patch_embedding import stretch_positions
 from .weight_checks import LOCATION, find_file, read_header, read_tensor, shard_names
 
 logger = logging.get_logger(__name__)
-
-POSITIONS = "embeddings.position_embeddings"
-"""How the name of a ViT's position embeddings ends, in all versions of transformers."""
 
 Mismatch = tuple[str, Any, Any]
 """A parameter's name, its shape in the checkpoint and in the model."""
@@ -51,7 +47,7 @@ def remove_stale_weights(folder: Path, variant: str | None, before: dict[Path, i
 
 @torch.no_grad()
 def stretch_mismatched(
-    model: PreTrainedModel, name: str, mismatched: Iterable[Mismatch], arguments: dict[str, Any]
+    model: Any, name: str, mismatched: Iterable[Mismatch], arguments: dict[str, Any]
 ) -> list[Mismatch]:
     """Stretches position embeddings of another image size into a loaded model; gives what else has other shapes.
 
@@ -60,15 +56,17 @@ def stretch_mismatched(
         name, arguments: as for ``find_file``; a ``state_dict`` among the arguments stands for the files.
         mismatched: what has other shapes.
     """
-    others = []
+    others, table = [], model.position_table
     for key, own, wanted in mismatched:
-        grids = position_grids(name, model.config, arguments) if key.endswith(POSITIONS) else None
-        if grids is None or own[1] != 1 + grids[0][0] * grids[0][1] or own[2] != wanted[2]:
+        grids = position_grids(name, model.config, arguments) if table and key.endswith(table) else None
+        # Registers have no positions, so that the rows before the patches are not always the prefix.
+        prefixes = set() if grids is None else {own[-2] - math.prod(grids[0]), wanted[-2] - math.prod(grids[1])}
+        if grids is None or len(prefixes) != 1 or min(prefixes) < 0 or own[-1] != wanted[-1]:
             others.append((key, own, wanted))
             continue
         parameter = model.get_parameter(key)
-        stored = stored_positions(name, arguments).to(torch.promote_types(parameter.dtype, torch.float32))
-        parameter.copy_(stretch_positions(stored, *grids))
+        stored = stored_positions(name, table, arguments).to(torch.promote_types(parameter.dtype, torch.float32))
+        parameter.copy_(stretch_positions(stored, *grids, model.position_antialias))
         (rows, columns), (new_rows, new_columns) = grids
         logger.warning(f"{key} is stretched from {rows} x {columns} patches to {new_rows} x {new_columns}.")
     return others
@@ -76,24 +74,22 @@ def stretch_mismatched(
 
 def position_grids(name: str, config: Any, arguments: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """The grids of patches of a checkpoint's configuration and of the one it is loaded with, where its patches fit."""
-    fields, _ = FATRViTConfig.get_config_dict(
-        name, **{key: value for key, value in arguments.items() if key in LOCATION}
-    )
-    stored = FATRViTConfig.from_dict(fields, reduction_layers=[], keep_ratio=1.0, dc_windows=[])
+    fields, _ = config.get_config_dict(name, **{key: value for key, value in arguments.items() if key in LOCATION})
+    stored = type(config).from_dict(fields, reduction_layers=[], keep_ratio=1.0, dc_windows=[])
     return (stored.patch_grid(), config.patch_grid()) if stored.patch_size == config.patch_size else None
 
 
-def stored_positions(name: str, arguments: dict[str, Any]) -> Tensor:
-    """The position embeddings of a checkpoint, (1, 1 + patches, hidden)."""
+def stored_positions(name: str, table: str, arguments: dict[str, Any]) -> Tensor:
+    """The table of positions of a checkpoint, whose name ends like ``table``."""
     weights = arguments.get("state_dict")
     if weights is not None:
-        found: Tensor = next(value for key, value in weights.items() if key.endswith(POSITIONS))
+        found: Tensor = next(value for key, value in weights.items() if key.endswith(table))
         return found
     shards = shard_names(name, arguments)
     whole = [find_file(name, "model.safetensors", arguments)]
     paths = [find_file(name, shard, {**arguments, "variant": None}) for shard in shards] or whole
     for path in (path for path in paths if path is not None):
         for key in read_header(path)[0]:
-            if key.endswith(POSITIONS):
+            if key.endswith(table):
                 return read_tensor(path, key)
-    raise ValueError(f"The checkpoint {name!r} holds no {POSITIONS}.")
+    raise ValueError(f"The checkpoint {name!r} holds no {table}.")

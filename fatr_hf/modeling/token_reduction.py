@@ -7,6 +7,7 @@ all times the mean of all patches it stands for (section 3 of the paper, arXiv 2
 ViT, attention or learned parameters.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -30,10 +31,17 @@ class TokenLayout(NamedTuple):
     """(batch, patches) int64: the original grid place of every patch token, ascending."""
     dc_counts: Tensor
     """(batch, windows**2) int64: how many patches each DC token stands for."""
+    residual: Tensor | None = None
+    """(batch, patches, hidden): what each patch differs by from the token that stands for it; None if not kept."""
 
     @property
     def num_patches(self) -> int:
         return self.positions.shape[1]
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether some patches are no tokens of their own."""
+        return self.num_patches < math.prod(self.grid)
 
     @property
     def num_dc(self) -> int:
@@ -49,6 +57,46 @@ def dense_layout(batch_size: int, grid: tuple[int, int], num_prefix: int, device
     """The layout before any reduction: every patch in its own place, no DC tokens."""
     positions = torch.arange(grid[0] * grid[1], device=device).expand(batch_size, -1)
     return TokenLayout(grid, num_prefix, 0, positions, positions[:, :0])
+
+
+def with_residual(layout: TokenLayout, hidden_states: Tensor) -> TokenLayout:
+    """A layout before any reduction that keeps the residual of every patch, which is zero so far."""
+    patches = hidden_states[:, layout.num_prefix :]
+    return layout._replace(residual=torch.zeros_like(patches))
+
+
+def after_reduction(
+    layout: TokenLayout, before: Tensor, reduced: Tensor, new_layout: TokenLayout, added: Tensor | None
+) -> TokenLayout:
+    """The layout after a reduction, whose residual took up what the reduction leaves out of every patch.
+
+    ``residual += restore(before) - restore(after)``, where ``after`` are the means, before their learned positions are
+    added: over nested windows the residuals telescope, and their mean over the patches of a DC token is zero.
+
+    Args:
+        layout, new_layout: before and after.
+        before, reduced: (batch, tokens, hidden), the sequences.
+        added: (DC tokens, hidden), the positions that were added to the new DC tokens.
+    """
+    if layout.residual is None:
+        return new_layout
+    means = reduced
+    if added is not None:
+        count = new_layout.num_dc
+        means = torch.cat([reduced[:, :-count], reduced[:, -count:] - added], dim=1)
+    left_out = restore_tokens(before, token_sources(layout)) - restore_tokens(means, token_sources(new_layout))
+    return new_layout._replace(residual=layout.residual + left_out)
+
+
+def dense_sequence(hidden_states: Tensor, layout: TokenLayout) -> Tensor:
+    """A reduced sequence on the full grid, (batch, prefix + patches, hidden): prefix tokens, then every patch.
+
+    A patch gets the token that stands for it, and its residual where the layout keeps one.
+    """
+    patches = restore_tokens(hidden_states, token_sources(layout))
+    if layout.residual is not None:
+        patches = patches + layout.residual
+    return torch.cat([hidden_states[:, : layout.num_prefix], patches], dim=1)
 
 
 def window_indices(grid: tuple[int, int], windows: int, device: torch.device) -> Tensor:
@@ -199,6 +247,17 @@ def token_sources(layout: TokenLayout) -> Tensor:
         return own.masked_fill(~is_kept, -1)
     dc = layout.num_prefix + layout.num_patches + window_indices(layout.grid, layout.windows, device)
     return torch.where(is_kept, own, dc)
+
+
+def token_sizes(layout: TokenLayout) -> Tensor:
+    """How many patches each token of a sequence stands for: none for the prefix, one for a kept patch.
+
+    Returns:
+        (batch, tokens) int64.
+    """
+    kept = torch.ones_like(layout.positions)
+    prefix = kept.new_zeros(1, 1).expand(kept.shape[0], layout.num_prefix)
+    return torch.cat([prefix, kept, layout.dc_counts], dim=1)
 
 
 def restore_tokens(hidden_states: Tensor, source: Tensor) -> Tensor:

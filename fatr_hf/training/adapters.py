@@ -16,9 +16,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.models.vit.modeling_vit import ViTAttention
 
-from ..modeling.fused_projections import is_fused
+from ..modeling.encoder import FATRAttention
+from ..modeling.fused_inference import is_fused
 
 REDUCTION_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
 """Last parts of the names of the parameters that a FATR model has and a stock ViT has not."""
@@ -185,7 +185,7 @@ def refuse_unmatched_names(model: nn.Module, peft_config: PeftConfig) -> None:
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in modules):
                 raise ValueError(f"{field} names {pattern!r}, which matches none of {', '.join(last_parts(modules))}.")
     layers = getattr(peft_config, "layers_to_transform", None)
-    count = sum(isinstance(module, ViTAttention) for module in model.modules())
+    count = sum(isinstance(module, FATRAttention) for module in model.modules())
     for layer in [layers] if isinstance(layers, int) else layers or ():
         if not 0 <= layer < count:
             raise ValueError(f"layers_to_transform names layer {layer}, but the model has layers 0 to {count - 1}.")

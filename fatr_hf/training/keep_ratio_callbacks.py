@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..modeling.budget import admissible_keep_ratios, is_admissible
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
-from ..modeling.token_schedule import per_layer
+from ..modeling.reduction_model import ReductionModel
+from ..modeling.token_plan import per_layer
 from .guards import check_count, check_number
 
 
@@ -185,13 +185,13 @@ class KeepRatioWarmup(KeepRatioCallback):
         return higher if is_admissible(model.config, higher) else self.nominal
 
 
-def fatr_model(model: nn.Module | None, name: str) -> FATRViTPreTrainedModel:
+def fatr_model(model: nn.Module | None, name: str) -> ReductionModel:
     """The FATR model behind the wrappers of DDP and ``torch.compile``.
 
     Raises:
         ValueError: another model.
     """
     unwrapped = extract_model_from_parallel(model, keep_torch_compile=False)
-    if not isinstance(unwrapped, FATRViTPreTrainedModel):
+    if not isinstance(unwrapped, ReductionModel):
         raise ValueError(f"{name} changes the reduction of a FATR model, which {type(unwrapped).__name__} is not.")
     return unwrapped

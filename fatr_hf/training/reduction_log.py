@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..analysis.measures import high_frequency_energy
-from ..modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ..modeling.reduction_model import ReductionModel
 from .guards import check_count
 
 
@@ -39,7 +39,7 @@ class ReductionLogCallback(TrainerCallback):
         if not isinstance(trainer, Trainer):
             raise ValueError(f"trainer is a {type(trainer).__name__}, and must be a Trainer.")
         check_count("num_images", num_images)
-        if not isinstance(trainer.accelerator.unwrap_model(trainer.model), FATRViTPreTrainedModel):
+        if not isinstance(trainer.accelerator.unwrap_model(trainer.model), ReductionModel):
             raise ValueError(
                 f"The reduction of a {type(trainer.model).__name__} cannot be logged: only a FATR model's."
             )
@@ -52,7 +52,7 @@ class ReductionLogCallback(TrainerCallback):
         """Logs, from all processes: sharded weights are gathered."""
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model, keep_torch_compile=False)
         pixel_values = self.first_images().to(args.device)
-        schedule = model.config.token_schedule(tuple(pixel_values.shape[-2:]))
+        schedule = model.config.plan(tuple(pixel_values.shape[-2:]))
         logs: dict[str, float] = {f"tokens_layer_{tokens.layer}": tokens.tokens_out for tokens in schedule}
         for layer, module in enumerate(model.base_model.layers):
             for name in ("omega1", "omega2"):
@@ -74,7 +74,7 @@ class ReductionLogCallback(TrainerCallback):
 
 
 @torch.no_grad()
-def high_frequency_energy_kept(model: FATRViTPreTrainedModel, pixel_values: Tensor) -> dict[int, float]:
+def high_frequency_energy_kept(model: ReductionModel, pixel_values: Tensor) -> dict[int, float]:
     """By reducing layer, ``||H_f X'||^2 / ||H_f X||^2`` for the tokens ``X`` before and ``X'`` after the reduction.
 
     ``H_f X = X - 1/N 11ᵀX`` takes the mean over all ``N`` tokens off (arXiv 2511.21477, section 3). Both are inside

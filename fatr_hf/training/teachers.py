@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..modeling.configuration_fatr_vit import as_pair
+from ..modeling.reduction_config import as_pair
 from .ema import EMACallback
 
 Teacher = PreTrainedModel | Literal["ema"]

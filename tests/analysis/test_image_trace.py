@@ -62,7 +62,7 @@ def test_the_picture_is_what_the_model_gets_of_an_image_of_another_shape():
 def test_sources_and_tokens_are_the_models(model, image):
     trace = trace_image(model, image, PROCESSOR)
     outputs = model(to_batch([image], PROCESSOR).pixel_values, output_token_sources=True)
-    schedule = model.config.token_schedule()
+    schedule = model.config.plan()
     assert trace.tokens == 65
     assert [patches.tokens_out for patches in trace.layers] == [layer.tokens_out for layer in schedule]
     for layer, source in zip([1, 2, 3], outputs.token_sources, strict=True):

@@ -47,7 +47,7 @@ def test_samples_can_be_carried_out_and_lie_in_the_space(name, options):
     assert len(drawn) > 5
     for schedule in drawn:
         reduced = FATRViTConfig(**WITHOUT, **CONFIGS[name], **schedule.fields)
-        assert sum(layer.reduces for layer in reduced.token_schedule()) == len(schedule.reduction_layers)
+        assert sum(layer.reduces for layer in reduced.plan()) == len(schedule.reduction_layers)
         assert all(before % after == 0 for before, after in pairwise(schedule.dc_windows))
         assert len(schedule.reduction_layers) <= options.get("max_layers", 99)
         assert all(0.1 <= ratio <= 0.98 for ratio in schedule.keep_ratio)

@@ -147,7 +147,7 @@ def test_pooling_covers_windows(make_traces, grids):
 def test_random_selection_keeps_the_same_places_of_every_image(make_sharp_fatr, pixel_values):
     model = make_sharp_fatr()
     traces = list(trace(matched_rivals(model, ["random"])["random"], pixel_values))
-    for each, plan in zip(traces, model.config.token_schedule(), strict=True):
+    for each, plan in zip(traces, model.config.plan(), strict=True):
         assert (each.leaving.own == each.leaving.own[:1]).all()
         assert each.leaving.own[0].sum() == plan.patches_out
         assert each.leaving.num_dc == plan.dc_out

@@ -116,7 +116,7 @@ def test_reduction_is_the_models(make_fatr):
         assert rivals[name].config.keep_ratio == [0.8, 0.5]
     random = rivals["random"].config
     assert random.selection == "random"
-    assert random.token_schedule() == fatr.config.token_schedule()
+    assert [step._replace(selection="high_frequency") for step in random.plan()] == fatr.config.plan()
     fatr.set_reduction(keep_ratio=0.25)
     assert matched_rivals(fatr, ["evit"])["evit"].config.keep_ratio == 0.25
 

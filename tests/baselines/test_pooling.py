@@ -113,7 +113,7 @@ def test_grids(fields, grids):
 @pytest.mark.parametrize("image_size", [224, 384, (224, 336)], ids=str)
 def test_patch_tokens_are_about_as_many_as_fatrs(image_size):
     config = PoolingConfig(image_size=image_size)
-    for layer in FATRViTConfig(image_size=image_size).token_schedule():
+    for layer in FATRViTConfig(image_size=image_size).plan():
         rows, columns = config.grid_per_layer()[layer.layer]
         assert rows * columns == pytest.approx(layer.patches_out, rel=0.07)
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from fatr_hf.baselines import EViTConfig
-from fatr_hf.modeling.fused_projections import fuse_projections
+from fatr_hf.baselines.fused_projections import fuse_projections
 
 
 class TwelveImages(Dataset):

@@ -21,7 +21,7 @@ def test_cutting_nothing_is_stock(make_rival, sharp_stock, pixel_values):
 
 
 def test_mirrors_a_schedule():
-    schedule = [layer.tokens_out for layer in FATRViTConfig().token_schedule()]
+    schedule = [layer.tokens_out for layer in FATRViTConfig().plan()]
     config = TruncationConfig(tokens_out=schedule)
     assert config.tokens_per_layer() == schedule
     assert config.tokens_per_layer(112) == [min(tokens, 50) for tokens in schedule]

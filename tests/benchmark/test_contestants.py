@@ -61,7 +61,7 @@ def test_fused_contestants_compute_the_same(contestants, setting, cpu, name):
 
 
 def test_token_counts_are_fatrs(contestants):
-    schedule = [layer.tokens_out for layer in contestants["fatr"].model.config.token_schedule()]
+    schedule = [layer.tokens_out for layer in contestants["fatr"].model.config.plan()]
     assert contestants["truncation-bound"].model.config.tokens_per_layer() == schedule
     evit = contestants["evit"].model.config.tokens_per_layer()
     assert len(set(evit)) == len(set(schedule))

@@ -52,6 +52,6 @@ def test_throughput_of_every_model_on_the_same_images(make_fatr, pixel_values):
 
 def test_table_compares_with_the_first():
     costs = [ModelCost("ViT", 0.5, 2_000_000_000, 10.0), ModelCost("FATR", 0.4975, 1_300_000_000, 15.0)]
-    table = results_table(costs, FATRViTConfig().token_schedule())
+    table = results_table(costs, FATRViTConfig().plan())
     assert "| FATR | 49.75% | 1.30 G (0.65) | 15 | 1.50x |" in table
     assert "Tokens after each layer: 197 197 197 142" in table

@@ -144,7 +144,7 @@ COST = ModelCost("ViT", 0.7, 1000, 10.0)
 )
 def test_costs_of_a_table_are_checked(setting, costs, words):
     with pytest.raises(ValueError, match=words):
-        results_table(costs, setting.fatr_config().token_schedule())
+        results_table(costs, setting.fatr_config().plan())
 
 
 def test_tables_and_plots_are_of_this_packages_comparisons(comparison, setting, tmp_path):
@@ -160,7 +160,7 @@ def test_tables_and_plots_are_of_this_packages_comparisons(comparison, setting, 
     ):
         with pytest.raises(ValueError, match=words):
             plot_throughput(comparisons, tmp_path / "speed.png")
-    with pytest.raises(ValueError, match="schedule must be a list of at least one LayerTokens"):
+    with pytest.raises(ValueError, match="schedule must be a list of at least one LayerPlan"):
         results_table([COST], setting.fatr_config())
     with pytest.raises(ValueError, match="Unknown figure 'speed': choose from speedup"):
         comparison.figure("speed", "fatr")

@@ -13,7 +13,7 @@ def test_sizes_are_the_usual_ones():
     assert parse_size("b").label == "ViT-B/16-224"
     assert parse_size("H").label == "ViT-H/14-224"
     assert parse_size("48/3/5") == ModelSize("48x5", 48, 3, 5)
-    assert [layer.tokens_out for layer in Setting(SIZES["L"], 1).fatr_config().token_schedule()][::6] == [
+    assert [layer.tokens_out for layer in Setting(SIZES["L"], 1).fatr_config().plan()][::6] == [
         197,
         142,
         97,

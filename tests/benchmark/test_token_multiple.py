@@ -31,7 +31,7 @@ def tiled(count, tile=64):
 
 @pytest.fixture
 def schedules():
-    return {multiple: FATRViTConfig(token_multiple=multiple).token_schedule() for multiple in (1, 2, 8, 32)}
+    return {multiple: FATRViTConfig(token_multiple=multiple).plan() for multiple in (1, 2, 8, 32)}
 
 
 def test_smooth_times_have_no_steps(schedules):

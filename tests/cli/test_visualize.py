@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 import torch
 from matplotlib.animation import FFMpegWriter
-from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
+from transformers import BeitConfig, BeitModel, ViTImageProcessor
 
 from fatr_hf import FATRViTForImageClassification
 from fatr_hf.analysis.images import load_images, to_batch
@@ -32,10 +32,10 @@ def model_folder(fatr_folder):
 
 
 @pytest.fixture
-def dinov2_folder(tmp_path, tiny):
-    Dinov2Model(Dinov2Config(**{**tiny, "intermediate_size": None}, mlp_ratio=2)).save_pretrained(tmp_path / "dinov2")
-    PROCESSOR.save_pretrained(tmp_path / "dinov2")
-    return tmp_path / "dinov2"
+def beit_folder(tmp_path, tiny):
+    BeitModel(BeitConfig(**tiny)).save_pretrained(tmp_path / "beit")
+    PROCESSOR.save_pretrained(tmp_path / "beit")
+    return tmp_path / "beit"
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_an_animation(invoke, model_folder, pictures, tmp_path):
         assert animation.n_frames == 4
 
 
-def test_scores_of_another_vision_transformer(invoke, dinov2_folder, pictures, drawn, tmp_path):
+def test_scores_of_another_vision_transformer(invoke, beit_folder, pictures, drawn, tmp_path):
     arguments = ["--kind", "scores", "--layers", 2, "--output", tmp_path / "scores.png"]
-    result = invoke("visualize", dinov2_folder, pictures, *arguments)
+    result = invoke("visualize", beit_folder, pictures, *arguments)
     assert result.exit_code == 0, result.stderr
     assert drawn[0].axes[1].get_title() == "layer 2:\n65 tokens"
 
@@ -136,11 +136,11 @@ def test_refusals(refused, model_folder, pictures, monkeypatch, tmp_path, option
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_models_and_images_that_do_not_serve_are_refused(refused, fatr_folder, dinov2_folder, pictures, tmp_path):
+def test_models_and_images_that_do_not_serve_are_refused(refused, fatr_folder, beit_folder, pictures, tmp_path):
     output = ["--output", tmp_path / "kept.png"]
     assert "no image processor" in refused("visualize", fatr_folder, pictures, *output)
     assert "No checkpoint" in refused("visualize", tmp_path / "missing", pictures, *output)
     assert "does not exist" in refused("visualize", fatr_folder, tmp_path / "missing", *output)
-    assert "name the layers" in refused("visualize", dinov2_folder, pictures, *output)
-    assert "only a ViT" in refused("visualize", dinov2_folder, pictures, *output, "--keep-ratio", 0.5)
-    assert "Rivals are those of a ViT" in refused("visualize", dinov2_folder, pictures, *output, "--kind", "rivals")
+    assert "name the layers" in refused("visualize", beit_folder, pictures, *output)
+    assert "cannot be given a reduction" in refused("visualize", beit_folder, pictures, *output, "--keep-ratio", 0.5)
+    assert "Rivals are those of a ViT" in refused("visualize", beit_folder, pictures, *output, "--kind", "rivals")

@@ -60,7 +60,7 @@ def expect_numbers(model_folder):
         macs = f"Million multiply-accumulates {before / 1e6:.1f} {after / 1e6:.1f}"
         expect(page.get_by_role("row", name=macs, exact=True)).to_be_visible()
         expect(page.get_by_role("status").first).to_contain_text(f"{after / before:.2f} of the multiply-accumulates")
-        for tokens in reduced.config.token_schedule()[1:]:
+        for tokens in reduced.config.plan()[1:]:
             row = f"{tokens.layer} 65 {tokens.tokens_out}"
             expect(page.get_by_role("row", name=row, exact=True)).to_be_visible()
             caption = f"After layer {tokens.layer}: {tokens.patches_out} of 64 patches, {tokens.tokens_out} tokens"

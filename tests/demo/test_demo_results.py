@@ -21,7 +21,7 @@ def make_comparison(demo):
         source = torch.arange(1, 65).view(8, 8)
         source[4:] = 33
         patches = PatchMap(2, 65, 34, source, source < 33, None)
-        schedules = config.token_schedule(reduce=False), config.token_schedule()
+        schedules = config.plan(reduce=False), config.plan()
         answers = [
             demo.comparison.Answer(
                 (demo.comparison.Prediction(label, 0.8), demo.comparison.Prediction("mouse", 0.015)),

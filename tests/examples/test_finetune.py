@@ -92,7 +92,7 @@ def test_run_tells_the_whole_story(finished_run):
     for model in results["models"]:
         assert f"| {model['name']} | {100 * model['accuracy']:.2f}% |" in printed
         assert model["images_per_second"] > 0
-    assert [tokens["patches_out"] for tokens in results["token_schedule"]] == [64, 44, 30, 21]
+    assert [tokens["patches_out"] for tokens in results["token_plan"]] == [64, 44, 30, 21]
     assert "Loaded without fatr_hf" in printed
 
 

@@ -1,14 +1,18 @@
 """Checkpoints become folders of FATR, whole or not at all."""
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from rounding import assert_rounded_alike
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
-    CLIPVisionConfig,
-    CLIPVisionModel,
+    BertConfig,
+    BertModel,
+    BitImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
     ViTForImageClassification,
     ViTImageProcessor,
     ViTMAEConfig,
@@ -20,6 +24,7 @@ from transformers import (
 
 from fatr_hf import FATRViTModel
 from fatr_hf.hub.convert import conversion_card, convert_checkpoint
+from fatr_hf.hub.load import load_reduced
 from fatr_hf.hub.publish import REQUIRED_FILES
 from fatr_hf.modeling import schedule_macs
 
@@ -73,7 +78,7 @@ def test_tokens_and_multiply_accumulates(stock, make_fatr, tmp_path):
     conversion = convert_checkpoint(tmp_path / "saved", tmp_path / "fatr", dc_size_exponent=0.5)
     assert not conversion.has_image_processor
     reduced, unreduced = make_fatr(dc_size_exponent=0.5).config, make_fatr(reduction_layers=[], dc_windows=[]).config
-    assert conversion.token_schedule == reduced.token_schedule()
+    assert conversion.plan == reduced.plan()
     assert (conversion.macs_before, conversion.macs_after) == (schedule_macs(unreduced), schedule_macs(reduced))
 
 
@@ -115,9 +120,11 @@ def test_what_is_there_is_never_overwritten(stock, tmp_path, taken):
     assert target.stat() == before
 
 
-def test_another_architecture_is_refused(tiny, tmp_path):
-    CLIPVisionModel(CLIPVisionConfig(**tiny)).save_pretrained(tmp_path / "saved")
-    with pytest.raises(ValueError, match="model type 'clip_vision_model' cannot be loaded as a FATR ViT"):
+def test_another_architecture_is_refused(tmp_path):
+    BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
+        tmp_path / "saved"
+    )
+    with pytest.raises(ValueError, match=r"BertModel cannot be reduced as a whole\. These can: CLIPForImage"):
         convert_checkpoint(tmp_path / "saved", tmp_path / "fatr")
 
 
@@ -142,3 +149,17 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path, content):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(FileNotFoundError, match="No checkpoint can be read from"):
         convert_checkpoint(tmp_path, tmp_path / "fatr")
+
+
+def test_a_dinov2_is_counted_at_the_size_of_its_images(tmp_path):
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, mlp_ratio=2, image_size=64, patch_size=4
+    )
+    Dinov2Model(config).save_pretrained(tmp_path / "saved")
+    processor = BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "saved")
+    conversion = convert_checkpoint(tmp_path / "saved", tmp_path / "fatr", keep_ratio=0.5)
+    assert (conversion.architecture, conversion.plan[0].tokens_in) == ("FATRDinov2Model", 65)
+    model, own = load_reduced(str(tmp_path / "fatr"))
+    assert model(torch.randn(1, 3, 32, 32)).last_hidden_state.shape[1] == conversion.plan[-1].tokens_out
+    assert own.crop_size["height"] == 32

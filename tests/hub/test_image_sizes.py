@@ -50,12 +50,12 @@ def test_an_encoder_and_a_configuration_of_ones_own(make_fatr, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"image_size": 33}, "does not divide into patches"),
+        ({"image_size": 3}, "holds no patch"),
         ({"image_size": 8, "dc_windows": [4, 2, 1]}, "exceeds the grid"),
         ({"image_size": 48, "num_labels": 9}, r"classifier\.weight is .* and must be \(9, 32\)"),
         ({"hidden_size": 64}, "and must be"),
     ],
-    ids=["indivisible", "too-small", "other-classes", "wider"],
+    ids=["no-patch", "too-small", "other-classes", "wider"],
 )
 def test_what_does_not_fit_is_refused_with_names_and_shapes(stock, tmp_path, fields, words):
     stock.save_pretrained(tmp_path)

@@ -103,7 +103,7 @@ for folder in sys.argv[1:]:
 """
 
 
-@pytest.mark.parametrize("file", ["layers_fatr_vit.py", "kernels_triton.py"])
+@pytest.mark.parametrize("file", ["encoder.py", "kernels_triton.py"])
 def test_folders_of_one_name_run_their_own_code(make_fatr, tmp_path, file):
     for name in "abc":
         if name == "a":

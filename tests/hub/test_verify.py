@@ -43,6 +43,7 @@ def test_folder_classifies_without_the_package(folder, images, monkeypatch):
 
 def test_folder_that_needs_the_package_is_found_out(folder, images):
     modeling = folder / "modeling_fatr_vit.py"
-    modeling.write_text(modeling.read_text().replace("import torch\n", "import torch\nimport fatr_hf\n", 1))
+    line = "from torch import Tensor, nn\n"
+    modeling.write_text(modeling.read_text().replace(line, f"import fatr_hf\n{line}", 1))
     with pytest.raises(RuntimeError, match=r"does not load without fatr_hf[\s\S]*fatr_hf"):
         classify_without_package(folder, images)

@@ -6,7 +6,7 @@ from rounding import assert_rounded_alike
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from fatr_hf.modeling.fused_projections import is_plain
+from fatr_hf.modeling.fused_inference import is_plain
 from fatr_hf.modeling.weight_checks import refuse_infinite_weights
 
 

@@ -129,7 +129,7 @@ def test_any_attention_function_gets_no_mask_and_fused_shapes(make_fatr, pixel_v
 def test_hidden_states_and_attentions(make_fatr, pixel_values):
     model = make_fatr(attn_implementation="eager")
     output = model(pixel_values, output_hidden_states=True, output_attentions=True)
-    schedule = model.config.token_schedule()
+    schedule = model.config.plan()
     lengths = [schedule[0].tokens_in, *(tokens.tokens_out for tokens in schedule)]
     assert [state.shape[1] for state in output.hidden_states] == lengths
     assert [weights.shape[2:] for weights in output.attentions] == [(tokens.tokens_in,) * 2 for tokens in schedule]
@@ -155,7 +155,7 @@ def test_other_image_sizes_match_the_stock_model(stock, tmp_path, image_size):
     rows, columns = image_size[0] // 4, image_size[1] // 4
     assert output.token_sources[0].shape == (2, rows * columns)
     assert restore_tokens(output.hidden_states[-1], output.token_sources[-1]).shape == (2, rows * columns, 32)
-    lengths = [tokens.tokens_out for tokens in model.config.token_schedule(image_size)]
+    lengths = [tokens.tokens_out for tokens in model.config.plan(image_size)]
     assert [state.shape[1] for state in output.hidden_states[1:]] == lengths
 
 
@@ -172,8 +172,8 @@ def test_unfit_inputs_are_refused_in_words(make_fatr, pixel_values):
     model = make_fatr()
     with pytest.raises(ValueError, match="attention_mask is not supported"):
         model(pixel_values, attention_mask=torch.ones(3, 65))
-    with pytest.raises(ValueError, match=r"image_size=\(30, 32\) does not divide into patches"):
-        model(torch.randn(1, 3, 30, 32), interpolate_pos_encoding=True)
+    with pytest.raises(ValueError, match=r"image_size=\(3, 32\) holds no patch"):
+        model(torch.randn(1, 3, 3, 32), interpolate_pos_encoding=True)
     with pytest.raises(ValueError, match=r"\(48\*48\) doesn't match model \(32\*32\)"):
         model(torch.randn(1, 3, 48, 48))
     with pytest.raises(ValueError, match="channel"):
@@ -229,7 +229,7 @@ class TestSetReduction:
         model = make_fatr(reduction_layers=[1, 2], dc_windows=[2, 1])
         model.set_reduction(keep_ratio=[0.4, 0.5], token_multiple=4, selection="cls_attention")
         states = model(pixel_values, output_hidden_states=True).hidden_states[1:]
-        lengths = [tokens.tokens_out for tokens in model.config.token_schedule()]
+        lengths = [tokens.tokens_out for tokens in model.config.plan()]
         assert [state.shape[1] for state in states] == lengths
         assert lengths[1] % 4 == lengths[2] % 4 == 0
 

@@ -8,7 +8,6 @@ from rounding import FLOAT32
 from fatr_hf.modeling.attention_scores import cls_attention
 from fatr_hf.modeling.attention_scores import naive_column_means as column_means
 from fatr_hf.modeling.frequency_attention import (
-    SELECTIONS,
     append_dc_size,
     attend,
     dc_dissimilarity,
@@ -16,6 +15,7 @@ from fatr_hf.modeling.frequency_attention import (
     reweight_values,
     selection_scores,
 )
+from fatr_hf.modeling.reduction_config import SELECTIONS
 from fatr_hf.modeling.token_reduction import TokenLayout
 
 CPU = torch.device("cpu")

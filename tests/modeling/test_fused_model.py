@@ -6,9 +6,8 @@ import pytest
 import torch
 from rounding import assert_rounded_alike
 from torch import nn
-from transformers import ViTForImageClassification
 
-from fatr_hf.modeling.fused_projections import PatchEmbeddings, fuse_projections, is_fused
+from fatr_hf.modeling.fused_inference import is_fused
 
 SCHEDULES = {
     "default": {},
@@ -111,7 +110,7 @@ def test_the_last_layer_computes_what_is_asked_for(make_fatr, pixel_values, fiel
     assert all(map(torch.equal, sources, expected.token_sources))
     fused.config.output_hidden_states = True
     assert len(fused(pixel_values).hidden_states) == 5
-    assert lengths == [1, *[model.config.token_schedule()[-1].tokens_out] * 3]
+    assert lengths == [1, *[model.config.plan()[-1].tokens_out] * 3]
     assert_rounded_alike(fused.vit(pixel_values).last_hidden_state, model.vit(pixel_values).last_hidden_state)
 
 
@@ -163,41 +162,3 @@ def test_a_fused_copy_compiles_whole(make_fatr, pixel_values):
     compiled = torch.compile(fused, fullgraph=True)
     with torch.inference_mode():
         assert_rounded_alike(compiled(pixel_values).logits, fused(pixel_values).logits)
-
-
-def test_a_model_without_projecting_attention_is_only_copied(stock, pixel_values):
-    fused = fuse_projections(stock)
-    assert isinstance(fused, ViTForImageClassification)
-    assert_rounded_alike(fused(pixel_values).logits, stock(pixel_values).logits)
-
-
-@pytest.mark.parametrize("patch_size", [4, (4, 8)], ids=["patch4x4", "patch4x8"])
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["float64", "float32", "bfloat16"]
-)
-def test_patch_embedding_is_the_convolution(stock_config, patch_size, dtype):
-    stock_config.patch_size, stock_config.image_size = patch_size, (24, 32)
-    embeddings = PatchEmbeddings(stock_config).to(dtype)
-    pixel_values = torch.randn(3, 3, 24, 32, dtype=dtype)
-    exact = copy.deepcopy(embeddings).double()
-    expected = exact.projection(pixel_values.double()).flatten(2).transpose(1, 2)
-    errors = [
-        (result.double() - expected).abs().max()
-        for result in (embeddings(pixel_values), embeddings.projection(pixel_values).flatten(2).transpose(1, 2))
-    ]
-    assert errors[0] <= 2 * errors[1] + 1e-12
-    with pytest.raises(ValueError, match="channel"):
-        embeddings(pixel_values[:, :1])
-
-
-def test_an_adapted_patch_embedding_is_called(stock_config):
-    class AdaptedConvolution(nn.Conv2d):
-        def forward(self, pixel_values):
-            return super().forward(pixel_values) + 1
-
-    embeddings, ones = PatchEmbeddings(stock_config).double(), torch.ones(1, 3, 32, 32, dtype=torch.float64)
-    plain = embeddings(ones)
-    adapted = AdaptedConvolution(3, 32, 4, 4, dtype=torch.float64)
-    adapted.load_state_dict(embeddings.projection.state_dict())
-    embeddings.projection = adapted
-    assert_rounded_alike(embeddings(ones), plain + 1)

@@ -7,7 +7,8 @@ from rounding import assert_rounded_alike
 from transformers import ViTConfig, ViTForImageClassification
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
-from fatr_hf.modeling.frequency_attention import SELECTIONS, fixed_random_scores
+from fatr_hf.modeling.frequency_attention import fixed_random_scores
+from fatr_hf.modeling.reduction_config import SELECTIONS
 
 ViT = {
     "hidden_size": 24,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import plan, randomise, sources
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, restore_tokens
-from fatr_hf.modeling.frequency_attention import SELECTIONS
+from fatr_hf.modeling.reduction_config import SELECTIONS
 from fatr_hf.modeling.token_reduction import dense_layout, reduce_tokens, token_sources
 
 PATCH = 2
@@ -62,7 +62,7 @@ def test_a_schedule_is_carried_out_or_refused_in_words(schedule):
         assert any(str(number) in str(refusal.value) for number in (*schedule[2], *schedule[4], schedule[5]))
         return
     patches, windows = schedule[0][0] * schedule[0][1], 0
-    for tokens in config_of(schedule).token_schedule():
+    for tokens in config_of(schedule).plan():
         assert tokens.tokens_in == 1 + patches + windows**2
         assert tokens.reduces == (tokens.layer in steps)
         patches, windows = steps.get(tokens.layer, (patches, windows))
@@ -89,8 +89,8 @@ def test_forward_keeps_every_patch_represented_once(schedule, selection, exponen
     with torch.no_grad():
         outputs = model(pixel_values, output_hidden_states=True, output_token_sources=True)
     lengths = [states.shape[1] for states in outputs.hidden_states]
-    assert lengths[:-1] == [tokens.tokens_in for tokens in config.token_schedule()]
-    assert lengths[1:] == [tokens.tokens_out for tokens in config.token_schedule()]
+    assert lengths[:-1] == [tokens.tokens_in for tokens in config.plan()]
+    assert lengths[1:] == [tokens.tokens_out for tokens in config.plan()]
     assert len(outputs.hidden_states) == depth + 1
     assert len(outputs.token_sources) == len(steps)
     assert outputs.logits.isfinite().all()
@@ -210,15 +210,15 @@ def test_invalid_fields_are_refused_in_words(field):
 @given(height=st.integers(-3, 40), width=st.integers(-3, 40))
 def test_image_sizes_give_a_schedule_or_words(height, width):
     config = make_config(keep_ratio=0.5, dc_windows=1)
-    if min(height, width) > 0 and height % PATCH == width % PATCH == 0:
+    if min(height, width) >= PATCH:
         grid = (height // PATCH, width // PATCH)
         steps = plan(grid, [1, 2, 3], [0.5] * 3, [1] * 3)
         if steps is not None:
             kept, windows = steps[3]
-            assert config.token_schedule((height, width))[-1].tokens_out == 1 + kept + windows**2
+            assert config.plan((height, width))[-1].tokens_out == 1 + kept + windows**2
             return
         words = "would not shorten"
     else:
         words = f"image_size={(height, width)}"
     with pytest.raises(ValueError, match=re.escape(words)):
-        config.token_schedule((height, width))
+        config.plan((height, width))

@@ -15,7 +15,7 @@ from transformers import ViTImageProcessor
 
 from fatr_hf import FATRViTForImageClassification, FATRViTModel
 from fatr_hf.modeling import build_model_card
-from fatr_hf.modeling.hub_repository import AUTO_MAP
+from fatr_hf.modeling.hub_repository import auto_map
 
 PREAMBLE = """
 import sys
@@ -64,7 +64,7 @@ def test_auto_classes_and_pipelines(repository, tmp_path):
         again = AutoModelForImageClassification.from_pretrained("again", trust_remote_code=True)
         with torch.no_grad():
             torch.testing.assert_close(again(pixel_values).logits, logits)
-        tokens = [layer.tokens_out for layer in config.token_schedule()]
+        tokens = [layer.tokens_out for layer in config.plan()]
         labels, features = classify(image, top_k=5), extract(image)
         print(json.dumps([logits.tolist(), list(hidden.shape), tokens, len(labels), len(features[0])]))
         """,
@@ -74,7 +74,7 @@ def test_auto_classes_and_pipelines(repository, tmp_path):
     pixel_values = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     logits, shape, tokens, num_labels, num_features = printed
     assert_rounded_alike(torch.tensor(logits), model(pixel_values).logits)
-    expected_tokens = [layer.tokens_out for layer in model.config.token_schedule()]
+    expected_tokens = [layer.tokens_out for layer in model.config.plan()]
     assert tokens == expected_tokens
     assert shape == [2, expected_tokens[-1], 32]
     assert (num_labels, num_features) == (5, expected_tokens[-1])
@@ -103,7 +103,7 @@ def test_folder_holds_code_weights_card_and_nothing_pickled(repository):
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "README.md", "modeling_fatr_vit.py", "token_reduction.py"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
-    assert json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP
+    assert json.loads((folder / "config.json").read_text())["auto_map"] == auto_map(FATRViTModel)
     for path in folder.glob("*.py"):
         relative = re.findall(r"^from \.(\w+) import", path.read_text(), flags=re.MULTILINE)
         assert {f"{name}.py" for name in relative} <= names, path.name

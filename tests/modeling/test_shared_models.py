@@ -8,7 +8,7 @@ import pytest
 import torch
 from rounding import assert_rounded_alike
 
-from fatr_hf.modeling.fused_projections import shared_copy
+from fatr_hf.modeling.fused_inference import shared_copy
 
 SETTLE = 60
 """Seconds after which a thread that waits for another one gives up."""

@@ -21,8 +21,14 @@ MODULES = re.findall(
     """
     bisect collections.abc contextlib copy dataclasses difflib hashlib itertools json math re statistics time types
     typing torch torch.nn.attention torch.utils.flop_counter
-    transformers transformers.activations transformers.conversion_mapping transformers.integrations.sdpa_attention
-    transformers.modeling_outputs transformers.modeling_utils transformers.models.vit.modeling_vit transformers.utils
+    transformers transformers.activations transformers.conversion_mapping transformers.core_model_loading
+    transformers.integrations.sdpa_attention transformers.modeling_layers transformers.modeling_outputs
+    transformers.modeling_utils transformers.models.clip.modeling_clip transformers.models.deit.modeling_deit
+    transformers.models.dinov2.modeling_dinov2
+    transformers.models.dinov2_with_registers.modeling_dinov2_with_registers
+    transformers.models.dinov3_vit.modeling_dinov3_vit transformers.models.ijepa.modeling_ijepa
+    transformers.models.siglip.modeling_siglip transformers.models.vit.modeling_vit transformers.utils
+    transformers.backbone_utils
     transformers.utils.generic transformers.utils.output_capturing
     huggingface_hub huggingface_hub.dataclasses huggingface_hub.errors
     """,
@@ -77,15 +83,8 @@ def is_power(name):
 # Why each file needs what it uses. A file that is not listed uses none.
 ALLOWED = {
     "budget.py": {"import platform": "names the processor that a latency was measured on"},
-    "configuration_fatr_vit.py": {
-        "import os": "the type os.PathLike",
-        "os": "the same",
-        "getattr of a computed name": "its own fields, by written names",
-        "setattr of a computed name": "the same",
-    },
-    "fused_projections.py": {
-        "getattr of a computed name": "fields of the configuration, by written names",
-        "delattr": "takes away the projections that were fused into one",
+    "fused_inference.py": {
+        "getattr of a computed name": "the parts of a layer, by written names",
         "import torch.utils._python_dispatch": "tells quantised and sharded tensors",
         "vars": "whether a module has a forward method of its own",
     },
@@ -110,8 +109,10 @@ ALLOWED = {
         "hf_hub_download": "that card",
         "replace": "of text in a card",
         "__bases__": "the class of errors of huggingface_hub's HTTP client",
+        "__module__": "the file that a class is in",
+        "vars": "finds the class that names a family's Auto classes",
         "__class__": "saving a model that FSDP has sharded",
-        "__mro__": "the same",
+        "__mro__": "the same, and that search",
     },
     "kernels_triton.py": {
         "import triton": "the kernels, where triton is installed",
@@ -119,11 +120,20 @@ ALLOWED = {
         "load": "tl.load, inside of kernels: from the tensors that they are given",
     },
     "model_card.py": {
+        "import transformers.dynamic_module_utils": "which files travel with a configuration",
+        "__module__": "the file of that configuration",
         "import pathlib": "the files whose hashes a card lists",
         "Path": "the same",
         "read_bytes": "the same",
     },
-    "modeling_fatr_vit.py": {
+    "reduction_config.py": {
+        "import os": "the type os.PathLike",
+        "os": "the same",
+        "getattr of a computed name": "its own fields, by written names",
+        "setattr of a computed name": "the same",
+        "vars": "the names of these fields",
+    },
+    "reduction_model.py": {
         "getattr of a computed name": "fields of the configuration that set_reduction changes",
         "vars": "changes these fields all at once",
         "import threading": "whether the reduction is switched off, for each thread",
@@ -216,7 +226,7 @@ def audits(tmp_path_factory):
     model = FATRViTForImageClassification(FATRViTConfig(**size, image_size=32, patch_size=4))
     for name in ("saved", "tampered"):
         model.save_pretrained(root / name)
-    schedule, reduction = root / "tampered" / "token_schedule.py", root / "tampered" / "token_reduction.py"
+    schedule, reduction = root / "tampered" / "token_plan.py", root / "tampered" / "token_reduction.py"
     schedule.write_text(schedule.read_text() + "\nopen(__import__('os').devnull, 'w').close()\n")
     head, _, body = reduction.read_text().partition("    positions = torch.arange(grid[0]")
     reduction.write_text(f"{head}    __import__('os').system('true')\n    positions = torch.arange(grid[0]{body}")

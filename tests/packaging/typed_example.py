@@ -8,7 +8,7 @@ from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.baselines.macs import count_macs
 
 config = FATRViTConfig(keep_ratio=0.5)
-assert_type([layer.tokens_out for layer in config.token_schedule()], list[int])
+assert_type([layer.tokens_out for layer in config.plan()], list[int])
 
 model = FATRViTForImageClassification(config)
 assert_type(model.config, FATRViTConfig)
@@ -17,4 +17,4 @@ model.set_reduction(keep_ratio=0.7, dc_windows=[2, 1, 1])
 logits = model(torch.zeros(1, 3, 224, 224)).logits
 
 
-config.token_schedule("224")  # type: ignore[arg-type]
+config.plan("224")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from fatr_hf import FATRViTForImageClassification
-from fatr_hf.modeling.hub_repository import AUTO_MAP
+from fatr_hf.modeling.hub_repository import auto_map
 from fatr_hf.training.processes import refuse_float16_on_cpu, refuse_small_data
 from fatr_hf.training.run_folder import last_checkpoint
 
@@ -137,7 +137,7 @@ def test_ddp_looks_for_no_unused_parameters_and_there_are_none(ddp):
 
 def test_fsdp_shards_layer_by_layer(fsdp):
     found = fsdp[1]["train"]
-    assert found["sharded_modules"].count("FSDPFATRViTLayer") == 4
+    assert found["sharded_modules"].count("FSDPFATRLayer") == 4
     assert found["sharded_share"] == 0.5
 
 
@@ -174,7 +174,7 @@ def test_resuming_within_an_epoch_gives_the_unbroken_result(request, launched, c
 def test_folder_saved_from_shards_loads_like_any_other(fsdp):
     folder = fsdp[0] / "resume"
     config = json.loads((folder / "checkpoint-6" / "config.json").read_text())
-    assert config["auto_map"] == AUTO_MAP
+    assert config["auto_map"] == auto_map(FATRViTForImageClassification)
     assert config["architectures"] == ["FATRViTForImageClassification"]
     assert list((folder / "checkpoint-6").glob("*fsdp*.py")) == []
     loaded = FATRViTForImageClassification.from_pretrained(folder / "checkpoint-6").state_dict()

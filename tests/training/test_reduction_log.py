@@ -22,10 +22,10 @@ def test_energy_kept_is_that_around_each_reduction(make_fatr, pixel_values):
     assert list(kept) == [1, 2, 3]
     assert all(0 < share < 1 for share in kept.values())
     assert model.training
-    layer, tokens = model.vit.layers[1], model.config.token_schedule()
-    hidden_states, layout = model.eval().vit.embed(pixel_values)
+    layer, tokens = model.vit.layers[1], model.config.plan()
+    hidden_states, layout, _ = model.eval().vit.start(pixel_values)
     hidden_states, layout = model.vit.layers[0](hidden_states, layout, tokens[0])
-    before, _, scores = layer.attend(hidden_states, layout, tokens[1])
+    before, _, scores = layer.attention_block(hidden_states, layout, tokens[1])
     after, _ = layer.reduction(before, scores, layout, tokens[1])
     expected = (high_frequency_energy(after) / high_frequency_energy(before)).mean().item()
     assert kept[1] == pytest.approx(expected, rel=FLOAT32)
@@ -41,7 +41,7 @@ def test_tensorboard_gets_tokens_omegas_and_energy(make_fatr, make_trainer, tmp_
     events = EventAccumulator(str(file.parent))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    schedule = model.config.token_schedule()
+    schedule = model.config.plan()
     for tokens in schedule:
         [first, second] = events.Scalars(f"train/reduction/tokens_layer_{tokens.layer}")
         assert first.value == second.value == tokens.tokens_out

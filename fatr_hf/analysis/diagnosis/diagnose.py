@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...baselines.arguments import require_fatr
-from ...modeling.configuration_fatr_vit import REDUCTION_FIELDS
-from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ...modeling.reduction_config import REDUCTION_FIELDS
+from ...modeling.reduction_model import ReductionModel
 from ..analyze import Moments, RunningAnalysis, to_row
 from ..compare import to_figure
 from ..images import Batch
@@ -31,7 +31,7 @@ FIXED_SINK_SHARE = 0.5
 """A place is a fixed sink where its patch is a sink in at least so large a share of the images."""
 
 
-def diagnose(model: FATRViTPreTrainedModel, data: Any, batch_size: int = 32) -> Diagnosis:
+def diagnose(model: ReductionModel, data: Any, batch_size: int = 32) -> Diagnosis:
     """Measures what a reduction does to a model, and what others would do.
 
     Every batch takes about three forward passes for each layer of the model, and ten more.
@@ -64,7 +64,7 @@ class RunningDiagnosis:
         model: see ``diagnose``.
     """
 
-    def __init__(self, model: FATRViTPreTrainedModel):
+    def __init__(self, model: ReductionModel):
         require_maps(model)
         self.trials = list_trials(model.config)
         self.model = model
@@ -127,7 +127,7 @@ class RunningDiagnosis:
         )
 
 
-def require_maps(model: FATRViTPreTrainedModel) -> None:
+def require_maps(model: ReductionModel) -> None:
     """Raises a ValueError for what is no FATR model that can be traced, or whose attention makes no maps."""
     require_fatr(model, "diagnosed")
     require_traceable(model)
@@ -157,7 +157,7 @@ def find_fixed_sinks(counts: Tensor, images: int) -> tuple[FixedSink, ...]:
     return tuple(FixedSink(layer, row, column, float(shares[layer, row, column])) for layer, row, column in places)
 
 
-def compare_answers(model: FATRViTPreTrainedModel, batch: Batch, reference: Tensor) -> dict[str, Tensor]:
+def compare_answers(model: ReductionModel, batch: Batch, reference: Tensor) -> dict[str, Tensor]:
     """What a model answers beside its unreduced outputs (batch, features), for each image.
 
     Raises:

@@ -11,8 +11,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ...baselines.matched import build_rival
-from ...modeling.configuration_fatr_vit import FATRViTConfig, preset_fields
-from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ...modeling.reduction_config import ReductionConfig, preset_fields
+from ...modeling.reduction_model import ReductionModel
 from ..outputs import model_output
 from ..schedule import Schedule
 
@@ -32,7 +32,7 @@ class Trial(NamedTuple):
     selection: str
 
 
-def list_trials(config: FATRViTConfig) -> tuple[Trial, ...]:
+def list_trials(config: ReductionConfig) -> tuple[Trial, ...]:
     """All trials of a model.
 
     ``as_it_is`` is its own reduction, ``random`` and ``low_frequency`` the same with another selection, ``local`` with
@@ -67,7 +67,7 @@ def single(schedule: Schedule, place: int, layer: int) -> Schedule:
     return schedule._replace(reduction_layers=(layer,), keep_ratio=keep_ratio, dc_windows=windows)
 
 
-def local_schedule(config: FATRViTConfig) -> Schedule | None:
+def local_schedule(config: ReductionConfig) -> Schedule | None:
     """A model's reduction layers with windows and size exponent of the preset ``local``, at its cost or just below.
 
     The keep ratio, in hundredths and the same in all layers, is the highest that costs no more; None where there is
@@ -84,7 +84,7 @@ def local_schedule(config: FATRViTConfig) -> Schedule | None:
     return next((each for each in candidates if each.is_possible(config) and each.macs(config) <= budget), None)
 
 
-def make_twin(model: FATRViTPreTrainedModel) -> PreTrainedModel:
+def make_twin(model: ReductionModel) -> PreTrainedModel:
     """A model's weights without its reduction's parameters: any schedule may be set. It selects at random at first."""
     return build_rival(model, "random")
 

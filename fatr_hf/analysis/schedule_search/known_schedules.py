@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import pairwise, product
 
-from ...modeling.configuration_fatr_vit import FATRViTConfig, preset_fields
+from ...modeling.reduction_config import ReductionConfig, preset_fields
 from ..schedule import Schedule
 
 PAPER_DEPTH = 12
@@ -25,7 +25,7 @@ GENTLE_RATIOS = (0.97, 0.95, 0.9, 0.85, 0.8)
 FIRST_GENTLE_LAYER = 2
 
 
-def scaled_ranges(config: FATRViTConfig) -> list[tuple[int, int]]:
+def scaled_ranges(config: ReductionConfig) -> list[tuple[int, int]]:
     """``PAPER_RANGES`` for a model's depth: the first and the last layer of each that has any."""
     depth = config.num_hidden_layers
     starts = [scaled_layer(first, depth) for first, _ in PAPER_RANGES] + [depth - 1]
@@ -37,7 +37,7 @@ def scaled_layer(layer: int, depth: int) -> int:
     return min(round(layer * depth / PAPER_DEPTH), max(0, depth - 2))
 
 
-def known_schedules(config: FATRViTConfig) -> Mapping[str, Schedule]:
+def known_schedules(config: ReductionConfig) -> Mapping[str, Schedule]:
     """Schedules to start from that a model can carry out, by name.
 
     The paper's default and what its search found, scaled to the depth; the preset ``local`` at several keep ratios; one
@@ -62,7 +62,7 @@ def known_schedules(config: FATRViTConfig) -> Mapping[str, Schedule]:
     return {name: each for name, each in schedules.items() if each.reduction_layers and each.is_possible(config)}
 
 
-def default_layers(config: FATRViTConfig) -> tuple[int, ...]:
+def default_layers(config: ReductionConfig) -> tuple[int, ...]:
     """The paper's reduction layers, after a quarter, half and three quarters of the depth."""
     depth = config.num_hidden_layers
     return tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))

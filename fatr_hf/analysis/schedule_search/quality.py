@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ...modeling.reduction_model import ReductionModel
 from ..images import Batch
 from ..model_inputs import is_classifier, model_batches, require_finite, without_class
 from ..outputs import judge, model_output
@@ -47,7 +47,7 @@ class Examples(NamedTuple):
 
 
 @contextmanager
-def scheduled(model: FATRViTPreTrainedModel, schedule: Schedule) -> Iterator[None]:
+def scheduled(model: ReductionModel, schedule: Schedule) -> Iterator[None]:
     """Sets a model's schedule within a ``with`` block.
 
     Raises:
@@ -61,7 +61,7 @@ def scheduled(model: FATRViTPreTrainedModel, schedule: Schedule) -> Iterator[Non
         model.set_reduction(**before)
 
 
-def load_examples(model: FATRViTPreTrainedModel, data: Any, batch_size: int, quality: str | None = None) -> Examples:
+def load_examples(model: ReductionModel, data: Any, batch_size: int, quality: str | None = None) -> Examples:
     """Batches of data, held in memory, with the outputs of the unreduced model.
 
     Args:
@@ -121,7 +121,7 @@ def image_qualities(model: PreTrainedModel, examples: Examples) -> Tensor:
     return torch.cat(list(part_qualities(model, examples))).double()
 
 
-def unreduced_quality(model: FATRViTPreTrainedModel, examples: Examples) -> float:
+def unreduced_quality(model: ReductionModel, examples: Examples) -> float:
     """The mean quality of the unreduced model's own outputs."""
     with model.reduction(False):
         return image_qualities(model, examples).mean().item()
@@ -137,7 +137,7 @@ def quality_words(quality: str, labelled: int, images: int) -> str:
 
 
 @torch.inference_mode()
-def relative_latency(model: PreTrainedModel, unreduced: FATRViTPreTrainedModel, pixel_values: Tensor) -> float:
+def relative_latency(model: PreTrainedModel, unreduced: ReductionModel, pixel_values: Tensor) -> float:
     """Time of a forward pass as a share of the unreduced model's: medians of passes that take turns.
 
     Args:

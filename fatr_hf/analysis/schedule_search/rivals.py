@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from ...baselines.arguments import require_kind, several
 from ...baselines.macs import count_macs
 from ...baselines.matched import matched_rivals
-from ...modeling.configuration_fatr_vit import FATRViTConfig
-from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ...modeling.reduction_config import ReductionConfig
+from ...modeling.reduction_model import ReductionModel
 from ..schedule import Schedule
 from .known_schedules import default_layers, spread
 from .quality import (
@@ -72,7 +72,7 @@ class ScheduleCheck:
 
 
 def rival_points(
-    model: FATRViTPreTrainedModel,
+    model: ReductionModel,
     data: Any,
     objective: str = "macs",
     quality: str | None = None,
@@ -117,7 +117,7 @@ def require_rivals(names: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def rival_schedules(config: FATRViTConfig) -> list[Schedule]:
+def rival_schedules(config: ReductionConfig) -> list[Schedule]:
     """What gives rivals their costs: each of ``RIVAL_RATIOS`` in the paper's layers, or in those with parameters."""
     own = Schedule.of(config)
     layers, windows = (
@@ -128,7 +128,7 @@ def rival_schedules(config: FATRViTConfig) -> list[Schedule]:
 
 
 def check_schedule(
-    model: FATRViTPreTrainedModel,
+    model: ReductionModel,
     schedule: Schedule,
     data: Any,
     groups: Sequence[str] | None = None,
@@ -199,7 +199,7 @@ def resampled_interval(differences: Tensor, groups: Sequence[str]) -> tuple[floa
     return low, high
 
 
-def matched_rival(model: FATRViTPreTrainedModel, schedule: Schedule, name: str) -> PreTrainedModel:
+def matched_rival(model: ReductionModel, schedule: Schedule, name: str) -> PreTrainedModel:
     """A rival with a model's weights, at about the multiply-accumulates of a schedule."""
     with scheduled(model, schedule):
         return matched_rivals(model, [name])[name]

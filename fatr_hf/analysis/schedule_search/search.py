@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...baselines.arguments import require_fatr, require_integer, require_kind
 from ...baselines.matched import stock_fields
-from ...modeling.configuration_fatr_vit import FATRViTConfig
-from ...modeling.modeling_fatr_vit import FATRViTPreTrainedModel
+from ...modeling.reduction_config import ReductionConfig
+from ...modeling.reduction_model import ReductionModel
 from ..schedule import Schedule
 from ..trace import require_traceable
 from .known_schedules import known_schedules
@@ -44,7 +44,7 @@ among hundreds of schedules."""
 class Task(NamedTuple):
     """What is searched, and how."""
 
-    model: FATRViTPreTrainedModel
+    model: ReductionModel
     examples: Examples
     space: SearchSpace
     objective: str
@@ -68,7 +68,7 @@ class Tried(NamedTuple):
 
 
 def search_schedules(
-    model: FATRViTPreTrainedModel,
+    model: ReductionModel,
     data: Any,
     *,
     space: SearchSpace | None = None,
@@ -124,7 +124,7 @@ def search_schedules(
         return collect(opened, task)
 
 
-def require_choices(model: FATRViTPreTrainedModel, objective: str, quality: str | None) -> None:
+def require_choices(model: ReductionModel, objective: str, quality: str | None) -> None:
     """Raises a ValueError for an unknown choice, or a model that cannot be searched."""
     require_fatr(model, "searched")
     require_traceable(model)
@@ -133,7 +133,7 @@ def require_choices(model: FATRViTPreTrainedModel, objective: str, quality: str 
     require_quality(model, quality)
 
 
-def known_trials(space: SearchSpace, config: FATRViTConfig) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+def known_trials(space: SearchSpace, config: ReductionConfig) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     """Names and parameters of the known schedules that are in a space."""
     named = ((name, space.parameters(schedule, config)) for name, schedule in known_schedules(config).items())
     return tuple((name, parameters) for name, parameters in named if parameters is not None)

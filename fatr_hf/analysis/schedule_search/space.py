@@ -15,7 +15,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from ...baselines.arguments import is_integer, is_number, require_integer, require_kind, several
-from ...modeling.configuration_fatr_vit import FATRViTConfig
+from ...modeling.reduction_config import ReductionConfig
 from ..schedule import Schedule
 from .known_schedules import scaled_ranges
 from .study import import_optuna
@@ -103,7 +103,7 @@ class SearchSpace:
         if not all(is_number(exponent) and 0 <= exponent <= 1 for exponent in self.size_exponents):
             raise ValueError(f"size_exponents={list(self.size_exponents)} must lie in [0, 1].")
 
-    def sample(self, trial: Any, config: FATRViTConfig) -> Schedule:
+    def sample(self, trial: Any, config: ReductionConfig) -> Schedule:
         """The schedule that an optuna trial draws."""
         target = trial.suggest_float("macs_share", *self.macs_range)
         multiple = trial.suggest_categorical("token_multiple", self.token_multiples)
@@ -130,7 +130,7 @@ class SearchSpace:
         turns = [trial.suggest_int(f"turn_{turn}", 0, len(self.slots)) for turn in range(1, LONGEST_CHAIN)]
         return [chain[min(sum(turn <= slot for turn in turns), len(chain) - 1)] for slot in range(len(self.slots))]
 
-    def parameters(self, schedule: Schedule, config: FATRViTConfig) -> dict[str, Any] | None:
+    def parameters(self, schedule: Schedule, config: ReductionConfig) -> dict[str, Any] | None:
         """The values for which an optuna trial draws a schedule, or None where it is not in this space."""
         steps = zip(schedule.keep_ratio, schedule.dc_windows, strict=True)
         left = dict(zip(schedule.reduction_layers, steps, strict=True))
@@ -158,7 +158,7 @@ class SearchSpace:
             return None
         return values if drawn == schedule else None
 
-    def require_possible(self, config: FATRViTConfig) -> None:
+    def require_possible(self, config: ReductionConfig) -> None:
         """Raises a ValueError where no schedule of this space can be carried out.
 
         A schedule of several reductions begins with one that is possible on its own, so single ones tell.
@@ -201,7 +201,7 @@ def chain_name(windows: Iterable[int]) -> str:
     return "/".join(str(each) for each in windows)
 
 
-def combine(wishes: Iterable[Wish], power: float, start: Schedule, config: FATRViTConfig) -> Schedule:
+def combine(wishes: Iterable[Wish], power: float, start: Schedule, config: ReductionConfig) -> Schedule:
     """The schedule of wishes in the order of their layers; what cannot be carried out after the others is left out.
 
     Args:
@@ -223,7 +223,7 @@ def combine(wishes: Iterable[Wish], power: float, start: Schedule, config: FATRV
     return schedule
 
 
-def aim(target: float, build: Callable[[float], Schedule], config: FATRViTConfig) -> Schedule:
+def aim(target: float, build: Callable[[float], Schedule], config: ReductionConfig) -> Schedule:
     """The schedule of the power at which it costs what is aimed at, searched by halves from the power 1.
 
     Args:
@@ -242,13 +242,13 @@ def aim(target: float, build: Callable[[float], Schedule], config: FATRViTConfig
     return schedule
 
 
-def has_own_parameters(config: FATRViTConfig) -> bool:
+def has_own_parameters(config: ReductionConfig) -> bool:
     """Whether a model has parameters that belong to its schedule: omegas or DC position embeddings."""
     return config.reweight_attention or config.dc_position_embeddings
 
 
 def default_space(
-    config: FATRViTConfig,
+    config: ReductionConfig,
     *,
     max_layers: int | None = None,
     one_per_range: bool = False,
@@ -272,7 +272,7 @@ def default_space(
     Raises:
         ValueError: a choice that is not possible, or a model that is to be searched beyond its own parameters.
     """
-    require_kind("config", config, FATRViTConfig, "a FATR model's configuration, such as model.config")
+    require_kind("config", config, ReductionConfig, "a FATR model's configuration, such as model.config")
     if windows is not None:
         windows = several("windows", windows)
         for each in windows:

@@ -1,16 +1,43 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""How many tokens enter and leave every layer: plain integers, known before anything runs.
+"""The plan of a forward pass: how many tokens enter and leave every layer, in integers known before anything runs.
 
 Every count follows from the configuration and the image size, so all shapes are static: the model compiles and
-exports whole, and the arithmetic can be planned without building a model.
+exports whole, and its cost is known without building it.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+SIZE_CHANNELS = 8
+"""Channels that carry the size of DC tokens; fused kernels want head dimensions that are multiples of 8."""
 
-class LayerTokens(NamedTuple):
-    """Tokens in and out of one layer, whose sequence is ``[prefix | patches | DC tokens]``."""
+
+class EncoderSpec(NamedTuple):
+    """What tells the layers of one family from those of another."""
+
+    hidden_size: int
+    num_heads: int
+    inner_size: int
+    """Width of the MLP; of a gated one, of each of its two branches."""
+    layer_norm_eps: float
+    activation: str
+    query_bias: bool = True
+    key_bias: bool = True
+    value_bias: bool = True
+    output_bias: bool = True
+    mlp_bias: bool = True
+    gated: bool = False
+    """Whether the MLP is gated: ``fc2(activation(gate(x)) * fc1(x))``."""
+    scale: float | None = None
+    """What the learned scale of each branch (LayerScale) starts from; None without one."""
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    """Share of the images for which a branch is left out in training."""
+
+
+class LayerPlan(NamedTuple):
+    """What one layer does to its sequence ``[prefix | patches | DC tokens]``."""
 
     layer: int
     prefix: int
@@ -21,6 +48,12 @@ class LayerTokens(NamedTuple):
     windows_out: int
     follows_reduction: bool
     """Whether this layer or one before it reduces."""
+    selection: str = "high_frequency"
+    """How the layer ranks its patches, if it reduces."""
+    size_exponent: float = 0.0
+    """Raises the attention logits towards a DC token of ``c`` patches by this times ``log(c)``."""
+    prefix_only: bool = False
+    """Whether only the prefix tokens of the layer's output are read: a fused layer then computes no more."""
 
     @property
     def dc_in(self) -> int:
@@ -85,7 +118,7 @@ def kept_patches(patches: int, keep_ratio: float, fixed: int, token_multiple: in
     return aligned
 
 
-def plan_tokens(
+def plan_layers(
     grid: tuple[int, int],
     num_layers: int,
     num_prefix: int,
@@ -93,8 +126,10 @@ def plan_tokens(
     keep_ratios: Sequence[float],
     dc_windows: Sequence[int],
     token_multiple: int = 1,
-) -> list[LayerTokens]:
-    """The token counts of all layers (DESIGN: keep ``floor(n * ratio)`` patches, add ``windows**2`` DC tokens).
+    selection: str = "high_frequency",
+    size_exponent: float = 0.0,
+) -> list[LayerPlan]:
+    """The plans of all layers: a reduction keeps ``floor(n * ratio)`` patches and adds ``windows**2`` DC tokens.
 
     Args:
         grid: rows and columns of patches.
@@ -104,6 +139,7 @@ def plan_tokens(
         keep_ratios: for each of them the share of patch tokens kept; 1.0 leaves that layer an ordinary one.
         dc_windows: for each of them the number of windows along each side of the grid; 0 drops tokens for good.
         token_multiple: sequence lengths after a reduction are multiples of this.
+        selection, size_exponent: see ``LayerPlan``.
 
     Raises:
         ValueError: windows that exceed the grid or do not nest, a multiple that cannot be met, or a reduction that
@@ -118,7 +154,9 @@ def plan_tokens(
     plan = []
     patches, windows_in, has_reduced = rows * columns, 0, False
     for layer in range(num_layers):
-        tokens = LayerTokens(layer, num_prefix, patches, patches, windows_in, windows_in, has_reduced)
+        tokens = LayerPlan(
+            layer, num_prefix, patches, patches, windows_in, windows_in, has_reduced, selection, size_exponent
+        )
         if layer in steps:
             ratio, windows = steps[layer]
             if windows > min(rows, columns):

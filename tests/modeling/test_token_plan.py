@@ -5,7 +5,7 @@ from huggingface_hub.errors import StrictDataclassError
 from reference import plan
 
 from fatr_hf import FATRViTConfig
-from fatr_hf.modeling.token_schedule import kept_patches, per_layer, plan_tokens
+from fatr_hf.modeling.token_plan import kept_patches, per_layer, plan_layers
 
 GRIDS = {"14x14": (14, 14), "24x24": (24, 24), "3x5": (3, 5), "7x4": (7, 4), "10x10": (10, 10)}
 
@@ -21,7 +21,7 @@ def lengths(schedule):
 
 
 def test_vit_224_16_by_hand():
-    schedule = FATRViTConfig().token_schedule()
+    schedule = FATRViTConfig().plan()
     reductions = {3: (197, 142), 6: (142, 97), 9: (97, 68)}
     expected, length = [], 197
     for layer in range(12):
@@ -83,7 +83,7 @@ def test_token_multiple_keeps_the_largest_count_that_fits(multiple):
 
 
 def test_token_multiple_holds_at_every_reduction():
-    assert lengths(FATRViTConfig(token_multiple=8).token_schedule())[3::3] == [(197, 136), (136, 88), (88, 56)]
+    assert lengths(FATRViTConfig(token_multiple=8).plan())[3::3] == [(197, 136), (136, 88), (88, 56)]
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
@@ -97,10 +97,10 @@ def test_counts_follow_the_fractions(grid, prefix, multiple, dc_windows):
         steps = plan(grid, *arguments)
         if steps is None:
             with pytest.raises(ValueError, match=r"dc_windows|token_multiple|would not shorten"):
-                plan_tokens(grid, 6, prefix, *arguments[:3], multiple)
+                plan_layers(grid, 6, prefix, *arguments[:3], multiple)
             continue
         patches, windows = grid[0] * grid[1], 0
-        for tokens in plan_tokens(grid, 6, prefix, *arguments[:3], multiple):
+        for tokens in plan_layers(grid, 6, prefix, *arguments[:3], multiple):
             assert (tokens.prefix, tokens.patches_in, tokens.windows_in) == (prefix, patches, windows)
             assert tokens.reduces == (tokens.layer in steps)
             patches, windows = steps.get(tokens.layer, (patches, windows))
@@ -115,20 +115,20 @@ def test_counts_follow_the_fractions(grid, prefix, multiple, dc_windows):
 def test_ratio_one_makes_an_ordinary_layer_and_ignores_its_window():
     ordinary = tiny_config(reduction_layers=[1, 2, 3], keep_ratio=[0.5, 1.0, 0.5], dc_windows=[2, 3, 1])
     without = tiny_config(reduction_layers=[1, 3], keep_ratio=0.5, dc_windows=[2, 1])
-    assert ordinary.token_schedule() == without.token_schedule()
-    assert lengths(tiny_config(keep_ratio=1.0).token_schedule()) == [(25, 25)] * 4
-    assert lengths(tiny_config(keep_ratio=1).token_schedule()) == [(25, 25)] * 4
+    assert ordinary.plan() == without.plan()
+    assert lengths(tiny_config(keep_ratio=1.0).plan()) == [(25, 25)] * 4
+    assert lengths(tiny_config(keep_ratio=1).plan()) == [(25, 25)] * 4
 
 
 def test_one_patch_left_stays_while_dc_tokens_still_merge():
-    schedule = tiny_config(reduction_layers=[1, 2], keep_ratio=0.05, dc_windows=[2, 1]).token_schedule()
+    schedule = tiny_config(reduction_layers=[1, 2], keep_ratio=0.05, dc_windows=[2, 1]).plan()
     assert lengths(schedule) == [(25, 25), (25, 6), (6, 3), (3, 3)]
     assert [tokens.reduces for tokens in schedule] == [False, True, True, False]
 
 
 def test_schedule_without_reduction():
-    assert lengths(FATRViTConfig().token_schedule(reduce=False)) == [(197, 197)] * 12
-    assert lengths(tiny_config(reduction_layers=[]).token_schedule()) == [(25, 25)] * 4
+    assert lengths(FATRViTConfig().plan(reduce=False)) == [(197, 197)] * 12
+    assert lengths(tiny_config(reduction_layers=[]).plan()) == [(25, 25)] * 4
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,12 @@ def test_schedule_without_reduction():
     ids=str,
 )
 def test_schedule_of_another_image_size(image_size, expected):
-    assert lengths(FATRViTConfig().token_schedule(image_size))[3::3] == expected
+    assert lengths(FATRViTConfig().plan(image_size))[3::3] == expected
 
 
 def test_schedule_is_plain_integers():
-    for tokens in FATRViTConfig(token_multiple=8).token_schedule():
-        counts = (*tokens, tokens.tokens_in, tokens.tokens_out, tokens.dc_out)
+    for tokens in FATRViTConfig(token_multiple=8).plan():
+        counts = (*tokens[:7], tokens.tokens_in, tokens.tokens_out, tokens.dc_out)
         assert all(type(value) in (int, bool) for value in counts)
 
 
@@ -211,16 +211,20 @@ def test_misspelt_fields_are_refused(name):
         tiny_config(**{name: 1})
 
 
-def test_image_sizes_that_do_not_divide_into_patches_are_refused():
-    with pytest.raises(ValueError, match=r"image_size=\(225, 225\).*patch_size=\(16, 16\)"):
-        FATRViTConfig().token_schedule(225)
-    with pytest.raises(StrictDataclassError, match=r"image_size=\(18, 24\)"):
-        tiny_config(image_size=(18, 24))
+def test_pixels_beyond_the_last_whole_patch_are_left_out_as_stock_models_do():
+    assert FATRViTConfig().plan((225, 239)) == FATRViTConfig().plan(224)
+
+
+def test_images_without_a_whole_patch_are_refused():
+    with pytest.raises(ValueError, match=r"image_size=\(15, 224\).*patch_size=\(16, 16\)"):
+        FATRViTConfig().plan((15, 224))
+    with pytest.raises(StrictDataclassError, match=r"image_size=\(3, 24\)"):
+        tiny_config(image_size=(3, 24))
 
 
 def test_a_size_too_small_for_the_windows_is_refused():
     with pytest.raises(ValueError, match="dc_windows=2 at layer 3 exceeds the grid of 1 x 4"):
-        FATRViTConfig().token_schedule((16, 64))
+        FATRViTConfig().plan((16, 64))
 
 
 SIZES = {
@@ -247,7 +251,7 @@ def test_impossible_sizes_are_refused_in_words(case):
 def test_local_preset_keeps_half_and_pools_windows_of_2_x_2_patches():
     config = FATRViTConfig.from_preset("local", image_size=224, patch_size=16)
     assert (config.keep_ratio, config.dc_windows, config.dc_size_exponent) == (0.5, 7, 0.5)
-    assert [tokens.tokens_out for tokens in config.token_schedule()][2::3] == [197, 148, 99, 74]
+    assert [tokens.tokens_out for tokens in config.plan()][2::3] == [197, 148, 99, 74]
     other = FATRViTConfig.from_preset("local", image_size=(32, 48), patch_size=8, num_hidden_layers=4, keep_ratio=0.6)
     assert (other.keep_ratio, other.dc_windows) == (0.6, 2)
 

@@ -1,0 +1,49 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a DINOv2 with registers with frequency-aware token reduction."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import Dinov2WithRegistersConfig
+
+from .reduction_config import ReductionConfig
+from .token_plan import EncoderSpec
+
+if TYPE_CHECKING:  # names the model's files as part of this code (see configuration_fatr_vit.py)
+    from .modeling_fatr_dinov2_with_registers import FATRDinov2WithRegistersModel  # noqa: F401
+
+
+@strict
+class FATRDinov2WithRegistersConfig(ReductionConfig, Dinov2WithRegistersConfig):
+    """Configuration of ``FATRDinov2WithRegistersModel`` and its classifier: the stock fields and the reduction's.
+
+    Takes every argument of `Dinov2WithRegistersConfig` and of `ReductionConfig`.
+    """
+
+    model_type = "fatr_dinov2_with_registers"
+    _auto_class = "AutoConfig"
+    stock_model_types: ClassVar[tuple[str, ...]] = ("dinov2_with_registers",)
+    takes_any_size: ClassVar[bool] = True
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """CLS and registers."""
+        return 1 + self.num_register_tokens
+
+    @property
+    def classifier_width(self) -> int:
+        """CLS and the mean of the patches."""
+        return 2 * self.hidden_size
+
+    @property
+    def encoder_spec(self) -> EncoderSpec:
+        """What DINOv2 with registers's layers are made of; a gated MLP has two thirds of the width, in steps of 8."""
+        inner = int(self.hidden_size * self.mlp_ratio)
+        return self.spec(
+            inner_size=(int(inner * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else inner,
+            activation="silu" if self.use_swiglu_ffn else self.hidden_act,
+            gated=self.use_swiglu_ffn,
+            scale=self.layerscale_value,
+            drop_path=self.drop_path_rate,
+            dropout=0.0,
+        )

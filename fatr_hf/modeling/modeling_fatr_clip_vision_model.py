@@ -1,0 +1,98 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""CLIP's vision tower with frequency-aware token reduction; only the pooled CLS token is normed."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import (
+    CLIPForImageClassification,
+    CLIPPreTrainedModel,
+    CLIPVisionEmbeddings,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+)
+
+from .configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
+from .encoder import Encoded, build_layers
+from .patch_embedding import use_products
+from .reduction_model import FATRModelOutput, ReductionClassifier, ReductionEncoder, ReductionModel, mean_of_patches
+from .stock_names import register_names
+
+
+class FATRCLIPVisionPreTrainedModel(ReductionModel, CLIPPreTrainedModel):
+    """What the tower, its classifier and its projection share."""
+
+    config_class = FATRCLIPVisionConfig
+    config: FATRCLIPVisionConfig  # type: ignore[assignment]  # stock's is a whole CLIP's
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "FATRCLIPVisionModel",
+        "AutoModelForImageClassification": "FATRCLIPForImageClassification",
+    }
+    position_table = "embeddings.position_embedding.weight"
+    _no_split_modules = ["CLIPVisionEmbeddings", "FATRLayer"]
+    _keys_to_ignore_on_load_unexpected = [r"text_model\.", r"text_projection\.", "logit_scale", "position_ids"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Of a classifier stock reads the configuration of a whole CLIP; its linear layer has its turn by itself.
+        if not isinstance(module, CLIPForImageClassification):
+            super()._init_weights(module)
+
+
+class FATRCLIPVisionModel(FATRCLIPVisionPreTrainedModel, ReductionEncoder, CLIPVisionModel):
+    """The tower: ``CLIPVisionModel`` with token reduction. Its last hidden state is the reduced sequence."""
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: FATRCLIPVisionConfig):
+        super(CLIPVisionModel, self).__init__(config)
+        self.embeddings = CLIPVisionEmbeddings(config)
+        use_products(self.embeddings)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layers = build_layers(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any) -> Tensor:
+        """The sequence (batch, 1 + patches, hidden) that enters the first layer; arguments as for ``forward``."""
+        return self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding))
+
+    def read_out(self, encoded: Encoded) -> FATRModelOutput:
+        """All tokens as they leave the last layer, and the norm of CLS."""
+        sequence = encoded.hidden_states
+        return FATRModelOutput(last_hidden_state=sequence, pooler_output=self.post_layernorm(sequence[:, 0]))
+
+
+class FATRCLIPVisionModelWithProjection(FATRCLIPVisionPreTrainedModel, CLIPVisionModelWithProjection):
+    """``CLIPVisionModelWithProjection`` with token reduction: the image's place beside texts."""
+
+    def __init__(self, config: FATRCLIPVisionConfig):
+        super(CLIPVisionModelWithProjection, self).__init__(config)
+        self.vision_model = FATRCLIPVisionModel(config)
+        self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+
+class FATRCLIPForImageClassification(FATRCLIPVisionPreTrainedModel, ReductionClassifier, CLIPForImageClassification):
+    """``CLIPForImageClassification`` with token reduction: a linear classifier on the mean of the patches."""
+
+    _auto_class = "AutoModelForImageClassification"
+    reads_prefix = False
+
+    def __init__(self, config: FATRCLIPVisionConfig):
+        super(CLIPForImageClassification, self).__init__(config)
+        self.num_labels = config.num_labels or 0
+        self.vision_model = FATRCLIPVisionModel(config)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels else nn.Identity()
+        self.post_init()
+
+    def classify(self, outputs: FATRModelOutput) -> Tensor:
+        """Logits (batch, classes) of the mean of the patches."""
+        assert outputs.last_hidden_state is not None
+        return self.classifier(mean_of_patches(outputs.last_hidden_state, outputs.token_sizes, num_prefix=1))
+
+
+register_names(FATRCLIPVisionModel)

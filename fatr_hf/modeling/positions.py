@@ -1,0 +1,68 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Positions of a reduced sequence: tables with a row for every patch, read for the tokens that are there.
+
+The row of a token is the mean of the rows of the patches it stands for: what a token has that carries its rows along
+through every reduction. For rotary positions, the logit towards a DC token then is the mean of the logits towards its
+patches, as far as these share their features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .token_reduction import TokenLayout, window_indices
+
+
+def token_rows(table: Tensor, layout: TokenLayout) -> Tensor:
+    """The rows of a table for the patch and DC tokens of a layout.
+
+    Args:
+        table: (patches, channels), a row for every patch of the grid.
+
+    Returns:
+        (batch, tokens without prefix, channels): a kept patch has its own row, a DC token the mean of those it stands
+        for, an empty window the mean of all that were folded.
+    """
+    kept = table[layout.positions]
+    if not layout.windows:
+        return kept
+    batch, patches = layout.positions.shape[0], table.shape[0]
+    is_folded = torch.ones(batch, patches, dtype=torch.bool, device=table.device)
+    is_folded = is_folded.scatter(1, layout.positions, False)
+    window = window_indices(layout.grid, layout.windows, table.device)
+    places = torch.arange(layout.num_dc, device=table.device)[:, None]
+    members = (window == places) & is_folded[:, None]
+    members = torch.where(members.any(dim=2, keepdim=True), members, is_folded[:, None])
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    shares = members.to(dtype) / members.sum(dim=2, keepdim=True)
+    return torch.cat([kept, (shares @ table.to(dtype)).to(table.dtype)], dim=1)
+
+
+def rotary_rows(layout: TokenLayout, rotary: Sequence[Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """Cosines and sines for the tokens behind the prefix, (batch, 1, tokens without prefix, head_dim) each.
+
+    Args:
+        rotary: cosines and sines of every patch, (patches, head_dim) each; None without rotary positions.
+    """
+    if rotary is None:
+        return None
+    cosines, sines = (token_rows(table, layout)[:, None] for table in rotary)
+    return cosines, sines
+
+
+def rotate(tokens: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns queries or keys by their rotary positions; prefix tokens, which have none, stay as they are.
+
+    The channels are paired by halves: channel ``c`` with channel ``c + head_dim / 2``.
+
+    Args:
+        tokens: (batch, heads, tokens, head_dim).
+        rows: of ``rotary_rows``.
+    """
+    cosines, sines = rows
+    num_prefix = tokens.shape[2] - cosines.shape[2]
+    prefix, patches = tokens[:, :, :num_prefix], tokens[:, :, num_prefix:]
+    first, second = patches.chunk(2, dim=3)
+    turned = patches * cosines + torch.cat([-second, first], dim=3) * sines
+    return torch.cat([prefix, turned], dim=2)

@@ -1,0 +1,159 @@
+"""One small stock model of every kind that converts."""
+
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DeiTModel,
+    Dinov2Backbone,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersBackbone,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
+    DINOv3ViTBackbone,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    IJepaConfig,
+    IJepaForImageClassification,
+    IJepaModel,
+    SiglipConfig,
+    SiglipForImageClassification,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 32, "patch_size": 4}
+TOWER = {**SMALL, "intermediate_size": 48}
+TEXT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 99,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CLASSES = {"num_labels": 5}
+
+
+def dinov2(**fields):
+    return Dinov2Config(**SMALL, **CLASSES, mlp_ratio=2, layerscale_value=0.5, **fields)
+
+
+def registers():
+    return Dinov2WithRegistersConfig(**SMALL, **CLASSES, mlp_ratio=2, num_register_tokens=3, layerscale_value=0.5)
+
+
+def dinov3(**fields):
+    return DINOv3ViTConfig(**TOWER, num_register_tokens=2, pos_embed_rescale=None, layerscale_value=0.5, **fields)
+
+
+def clip():
+    return CLIPConfig(vision_config=TOWER, text_config=TEXT, projection_dim=16, **CLASSES)
+
+
+def siglip():
+    return SiglipConfig(vision_config=TOWER, text_config=TEXT, **CLASSES)
+
+
+ENCODERS = {
+    "vit": lambda: ViTModel(ViTConfig(**TOWER)),
+    "deit": lambda: DeiTModel(DeiTConfig(**TOWER)),
+    "ijepa": lambda: IJepaModel(IJepaConfig(**TOWER)),
+    "dinov2": lambda: Dinov2Model(dinov2()),
+    "dinov2-gated": lambda: Dinov2Model(dinov2(use_swiglu_ffn=True)),
+    "dinov2-registers": lambda: Dinov2WithRegistersModel(registers()),
+    "dinov3": lambda: DINOv3ViTModel(dinov3()),
+    "dinov3-gated": lambda: DINOv3ViTModel(dinov3(use_gated_mlp=True)),
+    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**TOWER)),
+    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**TOWER)),
+}
+
+CLASSIFIERS = {
+    "vit": lambda: ViTForImageClassification(ViTConfig(**TOWER, **CLASSES)),
+    "deit": lambda: DeiTForImageClassification(DeiTConfig(**TOWER, **CLASSES)),
+    "deit-teacher": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**TOWER, **CLASSES)),
+    "ijepa": lambda: IJepaForImageClassification(IJepaConfig(**TOWER, **CLASSES)),
+    "dinov2": lambda: Dinov2ForImageClassification(dinov2()),
+    "dinov2-registers": lambda: Dinov2WithRegistersForImageClassification(registers()),
+    "clip": lambda: CLIPForImageClassification(clip()),
+    "siglip": lambda: SiglipForImageClassification(siglip()),
+}
+
+BACKBONES = {
+    "dinov2": lambda: Dinov2Backbone(dinov2(out_features=["stem", "stage2", "stage4"])),
+    "dinov2-unnormed": lambda: Dinov2Backbone(dinov2(out_indices=[1, 4], apply_layernorm=False)),
+    "dinov2-sequences": lambda: Dinov2Backbone(dinov2(out_indices=[2, 3], reshape_hidden_states=False)),
+    "dinov2-registers": lambda: Dinov2WithRegistersBackbone(registers()),
+    "dinov3": lambda: DINOv3ViTBackbone(dinov3(out_features=["stage1", "stage4"])),
+    "dinov3-unnormed": lambda: DINOv3ViTBackbone(dinov3(out_indices=[2, 4], apply_layernorm=False)),
+}
+
+OTHERS = {
+    "clip-projection": lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=16)),
+    "clip-whole": lambda: CLIPModel(clip()),
+    "siglip-whole": lambda: SiglipModel(siglip()),
+}
+
+KINDS = {
+    f"{kind}-{name}": build
+    for kind, builders in (
+        ("encoder", ENCODERS),
+        ("classifier", CLASSIFIERS),
+        ("backbone", BACKBONES),
+        ("other", OTHERS),
+    )
+    for name, build in builders.items()
+}
+
+
+@torch.no_grad()
+def built(build, seed=0):
+    """A stock model in evaluation mode, in float64, with parameters far from those of a fresh one."""
+    torch.manual_seed(seed)
+    model = build().double().eval()
+    for parameter in model.parameters():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def images(count=3, height=32, width=32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, height, width, generator=generator, dtype=torch.float64)
+
+
+def inputs_of(model, count=3):
+    """Keyword arguments of a forward pass."""
+    given = {"pixel_values": images(count)}
+    if hasattr(model, "text_model"):
+        given["input_ids"] = torch.arange(2 * 7).reshape(2, 7) % 80 + 3
+    return given
+
+
+def tensors_of(outputs):
+    """The tensors of a model's outputs that are not states of its layers."""
+    left_out = ("hidden_states", "attentions", "text_model_output", "vision_model_output", "token_sources")
+    found = {}
+    for name, value in outputs.items():
+        if name not in left_out and value is not None:
+            found[name] = list(value) if isinstance(value, (tuple, list)) else value
+    return found
+
+
+def tower_of(model):
+    """The part of a converted model that has the reduction's methods."""
+    return model if hasattr(model, "reduction") else model.vision_model

@@ -1,0 +1,87 @@
+"""The layers of any family once more, slowly: float64, one image at a time, explicit maps.
+
+What a token is made of is carried along as the weights of the patches in it, reduced like the tokens themselves; rotary
+positions and read-outs follow from these, not from the layout that the package passes on.
+"""
+
+import torch
+from reference import Weights, attention_maps, plan, reduce, reweighted, selection_scores
+from transformers.activations import ACT2FN
+
+
+def linear(weights, name, tokens):
+    bias = weights.get(f"{name}.bias")
+    product = tokens @ weights.get(f"{name}.weight").T
+    return product if bias is None else product + bias
+
+
+def rotated(tokens, angles):
+    """Tokens (heads, N, head_dim) turned by the mean cosines and sines of their patches; prefix tokens have none."""
+    cosines, sines = angles
+    half = tokens.shape[2] // 2
+    prefix = tokens.shape[1] - len(cosines)
+    turned = []
+    for place in range(tokens.shape[1]):
+        token = tokens[:, place]
+        if place >= prefix:
+            crossed = torch.cat([-token[:, half:], token[:, :half]], dim=1)
+            token = token * cosines[place - prefix] + crossed * sines[place - prefix]
+        turned.append(token)
+    return torch.stack(turned, dim=1)
+
+
+def encode_image(model, weights, hidden, rotary, steps, grid):
+    """What leaves the last layer (tokens, hidden), and the weights of the patches in every token (tokens, patches)."""
+    config, spec = model.config, model.config.encoder_spec
+    prefix, patches = config.num_prefix_tokens, grid[0] * grid[1]
+    heads, scaling = spec.num_heads, (spec.hidden_size // spec.num_heads) ** -0.5
+    members = torch.cat([torch.zeros(prefix, patches), torch.eye(patches)]).double()
+    positions, counts, windows, reached = list(range(patches)), [], 0, False
+    for layer in range(config.num_hidden_layers):
+        name, reached = f"layers.{layer}", reached or layer in steps
+        normed = weights.norm(f"{name}.layernorm_before", hidden, spec.layer_norm_eps)
+        query, key, value = (
+            torch.stack(linear(weights, f"{name}.attention.{part}_proj", normed).chunk(heads, dim=1)) for part in "qkv"
+        )
+        if rotary is not None:
+            angles = [members[prefix:] @ table for table in rotary]
+            query, key = rotated(query, angles), rotated(key, angles)
+        maps = attention_maps(query, key, scaling, counts, config.dc_size_exponent)
+        omegas = [weights.get(f"{name}.attention.{omega}") if reached else None for omega in ("omega1", "omega2")]
+        omega1, omega2 = (torch.zeros(heads) if omega is None else omega for omega in omegas)
+        outputs = [
+            reweighted(maps[head], float(omega1[head]), float(omega2[head]), len(counts)) @ value[head]
+            for head in range(heads)
+        ]
+        scales = [weights.get(f"{name}.layer_scale{number}.lambda1") for number in (1, 2)]
+        first, second = (1.0 if scale is None else scale for scale in scales)
+        hidden = hidden + first * linear(weights, f"{name}.attention.o_proj", torch.cat(outputs, dim=1))
+        if layer in steps:
+            keep, new_windows = steps[layer]
+            scores = selection_scores(config.selection, maps, hidden)[prefix : prefix + len(positions)]
+            embeddings = weights.get(f"{name}.reduction.dc_position_embeddings")
+            shape = (scores, positions, counts, grid, prefix, windows, keep, new_windows)
+            members, _, _ = reduce(members, *shape)
+            hidden, positions, counts = reduce(hidden, *shape, embeddings)
+            windows = new_windows
+        normed = weights.norm(f"{name}.layernorm_after", hidden, spec.layer_norm_eps)
+        inner, activation = linear(weights, f"{name}.mlp.fc1", normed), ACT2FN[spec.activation]
+        inner = activation(linear(weights, f"{name}.mlp.gate", normed)) * inner if spec.gated else activation(inner)
+        hidden = hidden + second * linear(weights, f"{name}.mlp.fc2", inner)
+    return hidden, members
+
+
+@torch.no_grad()
+def reference_encode(model, pixel_values):
+    """``encode_image`` for every image of a batch, of a FATR encoder in float64."""
+    config = model.config
+    count = len(config.reduction_layers)
+    ratios, windows = (
+        value if isinstance(value, list) else [value] * count for value in (config.keep_ratio, config.dc_windows)
+    )
+    grid = tuple(size // config.patch_size for size in pixel_values.shape[2:])
+    steps = plan(grid, config.reduction_layers, ratios, windows, prefix=config.num_prefix_tokens)
+    embedded, rotary, weights = model.embed(pixel_values), model.rotary(pixel_values), Weights(model)
+    results = [encode_image(model, weights, image, rotary, steps, grid) for image in embedded]
+    hidden, members = zip(*results, strict=True)
+    return torch.stack(hidden), torch.stack(members)

@@ -1,0 +1,289 @@
+"""Every family: stock's model where nothing is reduced, and the method, exactly, where something is."""
+
+import threading
+
+import pytest
+import torch
+from family_cases import CLASSIFIERS, ENCODERS, KINDS, built, images, inputs_of, tensors_of, tower_of
+from family_reference import reference_encode
+from rounding import assert_rounded_alike
+from transformers.modeling_utils import PreTrainedModel
+
+import fatr_hf
+from fatr_hf.families import FAMILIES, family_of
+
+REDUCTION = {"reduction_layers": [1, 2], "keep_ratio": [0.6, 0.5], "dc_windows": [4, 2]}
+REDUCTIONS = {
+    "default": {},
+    "nested": REDUCTION,
+    "sized": {**REDUCTION, "dc_size_exponent": 0.5},
+    "dropped": {"keep_ratio": 0.5, "dc_windows": 0},
+}
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+encoders = pytest.mark.parametrize("name", ENCODERS)
+
+
+@torch.no_grad()
+def converted(name, builders=ENCODERS, **reduction):
+    """A FATR model whose own parameters are not zero."""
+    model = fatr_hf.convert(built(builders[name]), **reduction)
+    generator = torch.Generator().manual_seed(2)
+    for key, parameter in model.named_parameters():
+        if "omega" in key or "dc_position" in key:
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+@kinds
+@torch.no_grad()
+def test_unreduced_it_is_the_stock_model(kind):
+    stock = built(KINDS[kind])
+    expected = tensors_of(stock(**inputs_of(stock)))
+    model = fatr_hf.convert(stock)
+    assert isinstance(model, type(stock)) or kind.startswith("backbone")
+    with tower_of(model).reduction(False):
+        assert_rounded_alike(tensors_of(model(**inputs_of(stock))), expected)
+    assert expected.keys() == tensors_of(model(**inputs_of(stock))).keys()
+
+
+@kinds
+@pytest.mark.parametrize("shards", [False, True], ids=["whole", "shards"])
+@torch.no_grad()
+def test_stock_checkpoints_load_under_old_and_new_names(kind, shards, tmp_path):
+    stock = built(KINDS[kind])
+    expected = tensors_of(stock(**inputs_of(stock)))
+    target = type(fatr_hf.convert(stock))
+    for names in ("old", "new"):
+        size = "20KB" if shards else "1GB"
+        stock.save_pretrained(tmp_path / names, save_original_format=names == "old", max_shard_size=size)
+        model = target.from_pretrained(tmp_path / names).double().eval()
+        with tower_of(model).reduction(False):
+            assert_rounded_alike(tensors_of(model(**inputs_of(stock))), expected)
+
+
+@kinds
+@torch.no_grad()
+def test_a_saved_model_comes_back(kind, tmp_path):
+    stock = built(KINDS[kind])
+    model = fatr_hf.convert(stock, **REDUCTION)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).double().eval()
+    assert_rounded_alike(
+        tensors_of(again(**inputs_of(stock))),
+        tensors_of(model(**inputs_of(stock))),
+    )
+
+
+@kinds
+def test_a_checkpoint_with_a_weight_of_another_name_is_refused(kind, tmp_path):
+    stock = built(KINDS[kind])
+    target = type(fatr_hf.convert(stock))
+    weights = stock.state_dict()
+    name = next(name for name in weights if "fc1.weight" in name or "up_proj.weight" in name)
+    name = name.replace("text_model", "vision_model")
+    weights[name.replace("weight", "wait")] = weights.pop(name)
+    stock.save_pretrained(tmp_path, state_dict=weights, save_original_format=False)
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's weights.*random layers is never returned"):
+        target.from_pretrained(tmp_path)
+
+
+@encoders
+@pytest.mark.parametrize("reduction", REDUCTIONS.values(), ids=REDUCTIONS.keys())
+@torch.no_grad()
+def test_reduced_it_is_the_method(name, reduction):
+    model, pixel_values = converted(name, **reduction), images(2)
+    expected, _ = reference_encode(model, pixel_values)
+    found = model(pixel_values, output_hidden_states=True)
+    assert found.hidden_states[-1].shape == expected.shape
+    assert_rounded_alike(found.hidden_states[-1], expected)
+
+
+@pytest.mark.parametrize("name", ["ijepa", "dinov2", "dinov2-registers", "clip", "siglip"])
+@torch.no_grad()
+def test_means_are_those_of_the_restored_grid(name):
+    model, pixel_values = converted(name, CLASSIFIERS, **REDUCTION), images(2)
+    encoder = model.base_model
+    outputs = encoder(pixel_values, output_token_sources=True)
+    prefix = outputs.last_hidden_state[:, : model.config.num_prefix_tokens]
+    dense = fatr_hf.restore_tokens(outputs.last_hidden_state, outputs.token_sources[-1])
+    outputs.last_hidden_state = torch.cat([prefix, dense], dim=1)
+    assert_rounded_alike(model(pixel_values).logits, model.classify(outputs))
+
+
+@torch.no_grad()
+def test_pooling_by_attention_is_that_of_the_restored_grid():
+    model, pixel_values = converted("siglip", **REDUCTION), images(2)
+    outputs = model(pixel_values, output_token_sources=True)
+    dense = fatr_hf.restore_tokens(outputs.last_hidden_state, outputs.token_sources[-1])
+    assert_rounded_alike(outputs.pooler_output, model.head(dense))
+
+
+@encoders
+def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(name):
+    model, pixel_values = converted(name, **REDUCTION).train(), images(2)
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        outputs = model(pixel_values)
+        pooled = outputs.pooler_output
+        (outputs.last_hidden_state.square().sum() + (0 if pooled is None else pooled.square().sum())).backward()
+        gradients.append({key: each.grad for key, each in model.named_parameters() if each.grad is not None})
+    unused = {key for key, _ in model.named_parameters()} - gradients[0].keys()
+    assert all("mask_token" in key for key in unused), unused
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        assert_rounded_alike(gradients[1][key], gradient)
+
+
+@encoders
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_a_fused_copy_computes_the_same(name, attention):
+    model, pixel_values = converted(name, **REDUCTION), images(2)
+    model.set_attn_implementation(attention)
+    dtype = {"sdpa": torch.float64, "eager": torch.float64}[attention]
+    fused = model.fuse()
+    assert_rounded_alike(tensors_of(fused(pixel_values)), tensors_of(model(pixel_values)), dtype)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@torch.no_grad()
+def test_a_fused_classifier_gives_the_same_logits(name):
+    model, pixel_values = converted(name, CLASSIFIERS, **REDUCTION), images(2)
+    fused, lengths = model.fuse(), []
+    fused.base_model.layers[-1].mlp.register_forward_hook(lambda module, given, output: lengths.append(output.shape[1]))
+    assert_rounded_alike(fused(pixel_values).logits, model(pixel_values).logits)
+    whole = model.config.plan()[-1].tokens_out
+    assert lengths == [model.config.num_prefix_tokens if model.reads_prefix else whole]
+
+
+@pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated"])
+@torch.no_grad()
+def test_it_compiles_whole(name):
+    model, pixel_values = converted(name, **REDUCTION), images(2)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_rounded_alike(compiled(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
+
+
+@encoders
+@torch.no_grad()
+def test_it_exports_with_a_dynamic_batch(name):
+    model = converted(name, **REDUCTION)
+    program = torch.export.export(
+        model,
+        (images(3),),
+        dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}},
+        strict=False,
+    )
+    for count in (1, 5):
+        found = program.module()(images(count))
+        assert_rounded_alike(found["last_hidden_state"], model(images(count)).last_hidden_state)
+
+
+@encoders
+@torch.no_grad()
+def test_pixels_beyond_the_last_patch_and_other_sizes(name):
+    stock = built(ENCODERS[name])
+    model = fatr_hf.convert(stock)
+    asks = {} if "dino" in name else {"interpolate_pos_encoding": True}
+    for height, width in ((48, 48), (42, 51)):
+        pixel_values = images(2, height, width)
+        with model.reduction(False):
+            found = tensors_of(model(pixel_values, **asks))
+        assert_rounded_alike(found, tensors_of(stock(pixel_values, **asks)))
+        grid = (height // 4) * (width // 4)
+        assert model(pixel_values, **asks).last_hidden_state.shape[1] < model.config.num_prefix_tokens + grid
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "ijepa", "dinov2", "dinov2-registers", "clip", "siglip"])
+@torch.no_grad()
+def test_positions_stretch_while_loading_as_at_run_time(name, tmp_path):
+    stock = built(ENCODERS[name])
+    stock.save_pretrained(tmp_path)
+    family = family_of(stock.config.model_type)
+    model = family.model.from_pretrained(tmp_path, image_size=48).eval()
+    asks = {} if "dino" in name else {"interpolate_pos_encoding": True}
+    with model.reduction(False):
+        found = tensors_of(model(images(2, 48, 48)))
+    # Stock's DINO stretches in float32.
+    dtype = torch.float32 if "dino" in name else None
+    assert_rounded_alike(found, tensors_of(stock(images(2, 48, 48), **asks)), dtype)
+
+
+@encoders
+@torch.no_grad()
+def test_a_plan_is_of_one_call(name):
+    model, pixel_values = converted(name, keep_ratio=0.7), images(2)
+    own = model(pixel_values).last_hidden_state
+    unreduced = model.config.plan(reduce=False)
+    with model.reduction(False):
+        expected = model(pixel_values).last_hidden_state
+    found, halves = {}, threading.Barrier(2)
+
+    def run(key, plan):
+        for _ in range(3):
+            halves.wait()
+            with torch.no_grad():
+                found.setdefault(key, []).append(model(pixel_values, plan=plan).last_hidden_state)
+
+    threads = [threading.Thread(target=run, args=arguments) for arguments in (("own", None), ("whole", unreduced))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for state in found["own"]:
+        assert_rounded_alike(state, own)
+    for state in found["whole"]:
+        assert_rounded_alike(state, expected)
+
+
+def test_plans_of_other_models_and_sizes_are_refused():
+    model, pixel_values = converted("vit"), images(2)
+    with pytest.raises(ValueError, match="begins with 1 prefix tokens and 144 patches"):
+        model(pixel_values, plan=model.config.plan(48))
+    with pytest.raises(ValueError, match="begins with 2 prefix tokens"):
+        model(pixel_values, plan=converted("deit").config.plan())
+    with pytest.raises(ValueError, match="plan has 2 layers, and the model 4"):
+        model(pixel_values, plan=model.config.plan()[:2])
+    other = type(model.config).from_dict(model.config.to_dict(), reduction_layers=[0], dc_windows=1)
+    with pytest.raises(ValueError, match="layer 0 of this model does not have: omega1"):
+        model(pixel_values, plan=other.plan())
+    with pytest.raises(ValueError, match="a fused model is fixed"):
+        model.fuse()(pixel_values, plan=model.config.plan(reduce=False))
+
+
+@encoders
+def test_masks_and_unknown_selections_are_refused(name):
+    model = converted(name)
+    with pytest.raises(ValueError, match="attention_mask is not supported"):
+        model(images(2), attention_mask=torch.ones(2, 65))
+    if not model.config.num_prefix_tokens:
+        with pytest.raises(Exception, match="needs a CLS token"):
+            model.set_reduction(selection="cls_attention")
+
+
+def test_a_folder_of_the_first_version_loads(request):
+    folder = request.path.parent / "fatr_vit_0_1"
+    import json
+
+    model = fatr_hf.FATRViTForImageClassification.from_pretrained(folder).double().eval()
+    pixel_values = (torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32).sin() * 7).sin().double()
+    expected = torch.tensor(json.loads((folder / "expected.json").read_text())["logits"], dtype=torch.float64)
+    assert_rounded_alike(model(pixel_values).logits, expected, torch.float32)
+
+
+def test_families_are_registered_with_every_auto_class():
+    from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
+
+    for family in FAMILIES:
+        config = family.config()
+        assert type(AutoConfig.for_model(config.model_type)) is family.config
+        with torch.device("meta"):
+            assert type(AutoModel.from_config(config)) is family.model
+            assert type(AutoModelForImageClassification.from_config(config)) is family.classifier
+            if family.backbone is not None:
+                assert type(AutoBackbone.from_config(config)) is family.backbone
+        assert issubclass(family.model, PreTrainedModel)
