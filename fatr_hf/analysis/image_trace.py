@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import described, require_kind, several
-from ..baselines.matched import matched_rivals
+from ..baselines.arguments import described, require_fatr, require_kind, several
+from ..baselines.matched import matched_rivals, rival_names
 from ..modeling.reduction_model import ReductionModel
 from .images import NamedImage, to_batch
 from .trace import LayerTrace, require_traceable, trace
@@ -85,16 +85,19 @@ def trace_image(model: PreTrainedModel, image: NamedImage, processor: Any) -> Im
 
 
 def trace_rivals(
-    model: ReductionModel, image: NamedImage, processor: Any, names: Sequence[str] = tuple(RIVALS)
+    model: ReductionModel, image: NamedImage, processor: Any, names: Sequence[str] | None = None
 ) -> list[ImageTrace]:
     """``trace_image`` of a FATR model and of its rivals at about the same cost, each under the model's name.
 
     Args:
-        names: of ``RIVALS``.
+        names: of ``RIVALS``; by default all that there are of the model's family.
 
     Raises:
         ValueError: an unknown name, or a model that cannot be traced.
     """
+    require_fatr(model, "given rivals")
+    if names is None:
+        names = [name for name in RIVALS if name in rival_names(model.config)]
     for name in several("names", names):
         if name not in RIVALS:
             raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(RIVALS)}.")

@@ -37,7 +37,7 @@ def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = 
         # ToMe's bias towards large tokens is a sum, whatever computes it here.
         config.proportional_attention = False
     with torch.device("meta"):
-        twin = type(model)(config).eval()
+        twin = type(model)(config).eval().requires_grad_(False)
     height, width = as_pair("image_size", config.image_size if image_size is None else image_size)
     pixel_values = torch.empty(1, config.num_channels, height, width, device="meta")
     interpolation = {} if image_size is None else {"interpolate_pos_encoding": True}

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification, ViTModel
@@ -29,30 +29,39 @@ CLASSES: dict[str, tuple[Any, Any, Any]] = {
 }
 """Configuration, encoder and classifier of each rival, by the name that ``matched_rivals`` gives it."""
 
+ON_EVERY_FAMILY = ("unreduced", "random")
+"""The rivals that there are of every family; the others are of ViT alone."""
+
 OWN_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
 """Names of the parameters that FATR adds to ViT's."""
 
 
-def matched_rivals(model: ReductionModel, names: Iterable[str] = tuple(CLASSES)) -> dict[str, PreTrainedModel]:
+def matched_rivals(model: ReductionModel, names: Iterable[str] | None = None) -> dict[str, PreTrainedModel]:
     """The unreduced model, and rivals at about the cost of a FATR model, all with its weights, in evaluation mode.
 
-    ``unreduced`` is transformers' ViT, ``random`` FATR with a random selection and without parameters of its own. EViT
-    and average pooling reduce in the same layers with the same keep ratios; ToMe merges in every layer as many tokens
-    as bring its multiply-accumulates closest to FATR's. Rivals hold copies of the weights, so that the model stays as
-    it is whatever becomes of them.
+    Of a ViT ``unreduced`` is transformers' model, of other families a copy that does not reduce. ``random`` is FATR
+    with a random selection and without parameters of its own. EViT and average pooling reduce in the same layers with
+    the same keep ratios; ToMe merges in every layer as many tokens as bring its multiply-accumulates closest to FATR's.
+    Rivals hold copies of the weights, so that the model stays as it is whatever becomes of them.
 
     Args:
         model: a FATR classifier or encoder.
-        names: of ``CLASSES``.
+        names: of ``CLASSES``; by default all that there are of the model's family.
 
     Raises:
         ValueError: an unknown name or one that is given twice; what is no FATR model, or one with adapters or other
             weights than a ViT's; rivals other than ``unreduced`` of a model that reduces nothing.
     """
-    names = several("names", names)
+    require_fatr(model, "given rivals")
+    names = rival_names(model.config) if names is None else several("names", names)
     for name in names:
         require_rival(model, name)
     return {name: build_rival(model, name) for name in names}
+
+
+def rival_names(config: ReductionConfig) -> tuple[str, ...]:
+    """The rivals that there are of a model with this configuration."""
+    return tuple(CLASSES) if config.model_type == FATRViTConfig.model_type else ON_EVERY_FAMILY
 
 
 def require_rival(model: ReductionModel, name: str) -> None:
@@ -61,8 +70,11 @@ def require_rival(model: ReductionModel, name: str) -> None:
     if name not in CLASSES:
         raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(CLASSES)}.")
     config = model.config
-    if config.model_type != FATRViTConfig.model_type:
-        raise ValueError(f"Rivals are those of a ViT, not of model type {config.model_type!r}.")
+    if name not in rival_names(config):
+        raise ValueError(
+            f"The rival {name!r} is one of a ViT, not of model type {config.model_type!r}, which has "
+            f"{', '.join(ON_EVERY_FAMILY)}."
+        )
     if name != "unreduced" and not any(tokens.reduces for tokens in config.plan()):
         raise ValueError(
             f"reduction_layers={config.reduction_layers} with keep_ratio={config.keep_ratio} reduces nothing, so the "
@@ -73,6 +85,8 @@ def require_rival(model: ReductionModel, name: str) -> None:
 def build_rival(model: ReductionModel, name: str) -> PreTrainedModel:
     """One of ``matched_rivals``."""
     require_rival(model, name)
+    if model.config.model_type != FATRViTConfig.model_type:
+        return rival_of_family(model, name)
     config_class, encoder_class, classifier_class = CLASSES[name]
     # A copy, so that no list of the one configuration is in the other.
     config = config_class.from_dict(stock_fields(model.config), **copy.deepcopy(rival_fields(model.config, name)))
@@ -96,6 +110,20 @@ def build_rival(model: ReductionModel, name: str) -> PreTrainedModel:
         )
     rival.load_state_dict(weights, assign=True)
     return rival.eval()
+
+
+def rival_of_family(model: ReductionModel, name: str) -> PreTrainedModel:
+    """The unreduced model, or the one with a random selection, of any family: a copy without parameters of its own."""
+    rival = copy.deepcopy(model).eval()
+    config, encoder = rival.config, cast(Any, rival.base_model)
+    config.reweight_attention = config.dc_position_embeddings = False
+    for layer in encoder.layers:
+        layer.attention.omega1 = layer.attention.omega2 = layer.reduction.dc_position_embeddings = None
+    if name == "random":
+        config.selection = "random"
+    else:
+        config.keep_ratio = 1.0
+    return rival
 
 
 def stock_fields(config: ReductionConfig) -> dict[str, Any]:

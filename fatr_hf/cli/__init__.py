@@ -29,12 +29,11 @@ def main(
     """Frequency-aware token reduction for Hugging Face vision transformers."""
 
 
-app.command("analyze", help=analyze.HELP)(analyze.run)
-app.command("bench", help=bench.HELP)(bench.run)
-app.command("card", help=card.HELP)(card.run)
-app.command("compare", help=compare.HELP)(compare.run)
-app.command("convert", help=convert.HELP)(convert.run)
-app.command("diagnose", help=diagnose.HELP)(diagnose.run)
-app.command("search", help=search.HELP)(search.run)
-app.command("verify", help=verify.HELP)(verify.run)
-app.command("visualize", help=visualize.HELP)(visualize.run)
+def with_dashes(option: str) -> str:
+    """An option's name as it is defined, for those who write it as in Python: ``--keep_ratio``."""
+    return option.replace("_", "-")
+
+
+for command in (analyze, bench, card, compare, convert, diagnose, search, verify, visualize):
+    name = command.__name__.rpartition(".")[2]
+    app.command(name, help=command.HELP, context_settings={"token_normalize_func": with_dashes})(command.run)

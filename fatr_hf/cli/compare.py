@@ -53,7 +53,7 @@ are compared with.
 def run(
     model: ModelName,
     images: Images,
-    rivals: Annotated[str, option(f"Of {', '.join(CLASSES)}. [all]")] = ",".join(CLASSES),
+    rivals: Annotated[str | None, option(f"Of {', '.join(CLASSES)}. [all of the model's family]")] = None,
     beside: Annotated[str | None, option("Further models, as they are: folders or Hub names.")] = None,
     preset: Preset = None,
     reduction_layers: ReductionLayers = None,
@@ -84,7 +84,7 @@ def run(
             dc_size_exponent=dc_size_exponent,
         )
         reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
-        models = matched_rivals(reduced, separated("rivals", rivals, str))
+        models = matched_rivals(reduced, None if rivals is None else separated("rivals", rivals, str))
         models = {name: each for name, each in models.items() if name == "unreduced"} | {"FATR": reduced} | models
         for name in separated("models", beside, str):
             models[name], _ = load_model(name, eager=True, device=choose_device(device))

@@ -158,7 +158,7 @@ def run_model(
     processor = require_processor(processor)
     if kind == "rivals":
         if not isinstance(model, ReductionModel):
-            raise ValueError(f"Rivals are those of a ViT, not of model type {model.config.model_type!r}.")
+            raise ValueError(f"Rivals are those of a FATR model, not of model type {model.config.model_type!r}.")
         return trace_rivals(model, pictures[0], processor)
     traces = []
     with progress("Running the model", len(pictures)) as advance:

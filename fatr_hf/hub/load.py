@@ -134,7 +134,7 @@ def fitting_processor(name: str, revision: str | None, model: PreTrainedModel) -
     """
     processor = find_image_processor(name, revision)
     if processor is not None and family_of(model.config.model_type) is not None:
-        check_processor(processor, model.config)
+        check_processor(processor, getattr(model.config, "vision_config", model.config))
     return processor
 
 

@@ -19,7 +19,7 @@ from .operators import reduction_function
 from .positions import rotary_rows, rotate
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
-from .token_reduction import TokenLayout, after_reduction, dense_sequence, token_sources, with_residual
+from .token_reduction import TokenLayout, after_reduction, dense_sequence, with_residual
 
 Rows = tuple[Tensor, Tensor]
 """Cosines and sines by which rotary positions turn the tokens of a sequence (see ``rotary_rows``)."""
@@ -255,8 +255,8 @@ class Encoded(NamedTuple):
     hidden_states: Tensor
     """(batch, tokens, hidden), before any norm."""
     layout: TokenLayout
-    sources: tuple[Tensor, ...]
-    """For each reduction, (batch, patches) int64, which place of the sequence stands for every patch."""
+    reduced_layouts: tuple[TokenLayout, ...]
+    """The layout after each reduction."""
     dense: tuple[Tensor, ...] = ()
     """The stages that were asked for on the full grid, (batch, prefix + patches, hidden) each."""
 
@@ -285,7 +285,7 @@ def run_layers(
         dense_stages: stages to give back on the full grid: 0 is what enters the first layer, n what leaves the n-th.
         kwargs: for the layers.
     """
-    sources, dense = [], []
+    reduced_layouts, dense = [], []
     if dense_stages:
         layout = with_residual(layout, hidden_states)
     if 0 in dense_stages:
@@ -294,8 +294,8 @@ def run_layers(
     for stage, (layer, step) in enumerate(zip(layers, plan, strict=True), start=1):
         hidden_states, layout = layer(hidden_states, layout, step, rows, **kwargs)
         if step.reduces:
-            sources.append(token_sources(layout))
+            reduced_layouts.append(layout)
             rows = rotary_rows(layout, rotary)
         if stage in dense_stages:
             dense.append(dense_sequence(hidden_states, layout))
-    return Encoded(hidden_states, layout, tuple(sources), tuple(dense))
+    return Encoded(hidden_states, layout, tuple(reduced_layouts), tuple(dense))

@@ -22,7 +22,7 @@ from .hub_repository import HubRepositoryMixin
 from .input_budget import InputBudgetOutput, run_by_mass
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
-from .token_reduction import TokenLayout, dense_layout, token_sizes
+from .token_reduction import TokenLayout, dense_layout, token_sizes, token_sources
 
 
 class ReductionSwitches(threading.local):
@@ -259,7 +259,7 @@ class ReductionEncoder(ReductionModel):
         encoded = run_layers(self.layers, hidden_states, layout, plan, rotary, **kwargs)
         outputs = self.read_out(encoded)
         if output_token_sources:
-            outputs.token_sources = encoded.sources
+            outputs.token_sources = tuple(token_sources(each) for each in encoded.reduced_layouts)
         if output_token_sizes and encoded.layout.is_reduced:
             outputs.token_sizes = token_sizes(encoded.layout)
         return outputs

@@ -59,3 +59,12 @@ def test_a_folder_with_files_is_refused(refused, stock_folder):
 
 def test_a_name_that_leads_nowhere_is_refused(refused, tmp_path):
     assert "No checkpoint can be read from 'nobody/nothing'" in refused("convert", "nobody/nothing", tmp_path / "fatr")
+
+
+def test_options_may_be_written_as_in_python(invoke, stock_folder, tmp_path):
+    for name, option in (("dashes", "--keep-ratio"), ("underscores", "--keep_ratio")):
+        result = invoke("convert", stock_folder, tmp_path / name, option, "0.5", "--json", tmp_path / f"{name}.json")
+        assert result.exit_code == 0, result.stderr
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("dashes", "underscores"))
+    assert first.pop("folder") != second.pop("folder")
+    assert first == second

@@ -143,4 +143,6 @@ def test_models_and_images_that_do_not_serve_are_refused(refused, fatr_folder, b
     assert "does not exist" in refused("visualize", fatr_folder, tmp_path / "missing", *output)
     assert "name the layers" in refused("visualize", beit_folder, pictures, *output)
     assert "cannot be given a reduction" in refused("visualize", beit_folder, pictures, *output, "--keep-ratio", 0.5)
-    assert "Rivals are those of a ViT" in refused("visualize", beit_folder, pictures, *output, "--kind", "rivals")
+    assert "Rivals are those of a FATR model" in refused(
+        "visualize", beit_folder, pictures, *output, "--kind", "rivals"
+    )
