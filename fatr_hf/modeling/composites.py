@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from .reduction_config import REDUCTION_FIELDS, ReductionConfig, check_choice_of_code
+from .reduction_config import REDUCTION_FIELDS, ReductionConfig, check_choice_of_code, check_spelling
 
 
 class CompositeConfig(PreTrainedConfig):
@@ -25,13 +25,14 @@ class CompositeConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; fields of the reduction, and ``preset``, go to the tower.
+        """As in transformers; fields of the reduction, ``preset`` and ``image_size`` go to the tower.
 
         Raises:
-            ValueError: the configuration of another model, or a tower that is not of this family.
+            ValueError: the configuration of another model, a tower that is not of this family, or a misspelt field.
         """
         config_dict = dict(config_dict)
         check_choice_of_code(config_dict)
+        check_spelling(cls, kwargs)
         model_type = config_dict.pop("model_type", cls.model_type)
         if model_type not in (cls.model_type, *cls.stock_model_types):
             raise ValueError(
@@ -42,7 +43,8 @@ class CompositeConfig(PreTrainedConfig):
             config_dict = {
                 name: each for name, each in config_dict.items() if name not in ("architectures", "auto_map")
             }
-        reduction = {name: kwargs.pop(name) for name in (*REDUCTION_FIELDS, "preset") if name in kwargs}
+        names = (*REDUCTION_FIELDS, "preset", "image_size")
+        reduction = {name: kwargs.pop(name) for name in names if name in kwargs}
         tower = tower_fields(config_dict.get("vision_config"), config_dict)
         if isinstance(tower, PreTrainedConfig):
             tower = tower.to_dict()

@@ -379,7 +379,7 @@ def check_choice_of_code(config_dict: dict[str, Any]) -> None:
         )
 
 
-def check_spelling(cls: type[ReductionConfig], kwargs: dict[str, Any]) -> None:
+def check_spelling(cls: type[PreTrainedConfig], kwargs: dict[str, Any]) -> None:
     """Raises a ValueError for an unknown argument that looks like one of the reduction's fields."""
     for name in kwargs:
         close = difflib.get_close_matches(name, REDUCTION_FIELDS, n=1, cutoff=0.8)

@@ -75,21 +75,26 @@ def stretch_mismatched(
 def position_grids(name: str, config: Any, arguments: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """The grids of patches of a checkpoint's configuration and of the one it is loaded with, where its patches fit."""
     fields, _ = config.get_config_dict(name, **{key: value for key, value in arguments.items() if key in LOCATION})
-    stored = type(config).from_dict(fields, reduction_layers=[], keep_ratio=1.0, dc_windows=[])
-    return (stored.patch_grid(), config.patch_grid()) if stored.patch_size == config.patch_size else None
+    dense = type(config).from_dict(fields, reduction_layers=[], keep_ratio=1.0, dc_windows=[])
+    stored, own = (getattr(each, "vision_config", each) for each in (dense, config))
+    return (stored.patch_grid(), own.patch_grid()) if stored.patch_size == own.patch_size else None
 
 
 def stored_positions(name: str, table: str, arguments: dict[str, Any]) -> Tensor:
-    """The table of positions of a checkpoint, whose name ends like ``table``."""
+    """The table of positions of a checkpoint, whose name ends like ``table`` and is not of a text model's."""
+
+    def is_table(key: str) -> bool:
+        return key.endswith(table) and not key.startswith("text_model.")
+
     weights = arguments.get("state_dict")
     if weights is not None:
-        found: Tensor = next(value for key, value in weights.items() if key.endswith(table))
+        found: Tensor = next(value for key, value in weights.items() if is_table(key))
         return found
     shards = shard_names(name, arguments)
     whole = [find_file(name, "model.safetensors", arguments)]
     paths = [find_file(name, shard, {**arguments, "variant": None}) for shard in shards] or whole
     for path in (path for path in paths if path is not None):
         for key in read_header(path)[0]:
-            if key.endswith(table):
+            if is_table(key):
                 return read_tensor(path, key)
     raise ValueError(f"The checkpoint {name!r} holds no {table}.")

@@ -4,9 +4,10 @@ import threading
 
 import pytest
 import torch
-from family_cases import CLASSIFIERS, ENCODERS, KINDS, built, images, inputs_of, tensors_of, tower_of
+from family_cases import CLASSIFIERS, ENCODERS, KINDS, TEXT, built, images, inputs_of, tensors_of, tower_of
 from family_reference import reference_encode
 from rounding import assert_rounded_alike
+from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, VisionTextDualEncoderModel
 from transformers.modeling_utils import PreTrainedModel
 
 import fatr_hf
@@ -211,6 +212,43 @@ def test_positions_stretch_while_loading_as_at_run_time(name, tmp_path):
     # Stock's DINO stretches in float32.
     dtype = torch.float32 if "dino" in name else None
     assert_rounded_alike(found, tensors_of(stock(images(2, 48, 48), **asks)), dtype)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+@torch.no_grad()
+def test_positions_of_a_whole_model_stretch_too(name, tmp_path):
+    stock = built(KINDS[f"other-{name}-whole"])
+    stock.save_pretrained(tmp_path)
+    expected = stock.vision_model(images(2, 48, 48), interpolate_pos_encoding=True)
+    for target in (family_of(stock.config.model_type).model, type(fatr_hf.convert(stock))):
+        model = tower_of(target.from_pretrained(tmp_path, image_size=48).double().eval())
+        with model.reduction(False):
+            assert_rounded_alike(tensors_of(model(images(2, 48, 48))), tensors_of(expected))
+    whole = fatr_hf.convert(tmp_path, image_size=48, keep_ratio=0.5)
+    assert (whole.vision_model.config.image_size, whole.vision_model.config.keep_ratio) == (48, 0.5)
+
+
+@kinds
+def test_misspelt_fields_are_refused(kind):
+    with pytest.raises(ValueError, match="has no field 'keep_ratios': did you mean 'keep_ratio'"):
+        fatr_hf.convert(built(KINDS[kind]), keep_ratios=0.5)
+
+
+def test_what_is_no_family_is_refused_by_its_name():
+    text = {**TEXT, "vocab_size": 99}
+    with pytest.raises(ValueError, match=r"CLIPTextModel cannot be reduced as a whole\. These can: CLIPForImage"):
+        fatr_hf.convert(CLIPTextModel(CLIPTextConfig(**text)))
+    both = VisionTextDualEncoderModel(vision_model=built(ENCODERS["vit"]), text_model=BertModel(BertConfig(**text)))
+    with pytest.raises(ValueError, match=r"VisionTextDualEncoderModel cannot be reduced.*convert that and put it in"):
+        fatr_hf.convert(both)
+    with pytest.raises(ValueError, match="FATRViTModel is reduced already"):
+        fatr_hf.convert(fatr_hf.convert(built(ENCODERS["vit"])))
+    with pytest.raises(ValueError, match="must be a model of transformers or its name, not a Linear"):
+        fatr_hf.convert(torch.nn.Linear(2, 2))
+    changed = built(ENCODERS["dinov2"])
+    changed.encoder.layer[0].attention.q_proj = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"Dinov2Model lacks layers\.0\.attention\.q_proj\.weight"):
+        fatr_hf.convert(changed)
 
 
 @encoders
