@@ -18,6 +18,7 @@ from .checkpoints import copy_image_processor, cropped_size, read_config
 from .convert_model import convert
 from .dinov2 import MODEL_TYPE as DINOV2
 from .dinov2 import vit_from_dinov2
+from .timm import timm_fields
 
 RESULTS = """The weights are those of {origin}. The model has not been fine-tuned with the reduction, and its accuracy
 has not been measured."""
@@ -66,7 +67,8 @@ def convert_checkpoint(
     """
     folder = Path(folder)
     require_free(folder)
-    read_config(name, revision)  # says so if the name leads nowhere, or is a model
+    if timm_fields(name, revision) is None:
+        read_config(name, revision)  # says so if the name leads nowhere, or is a model
     if image_size is not None:
         reduction["image_size"] = image_size
     model = convert(name, revision=revision, **reduction)

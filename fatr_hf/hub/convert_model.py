@@ -12,6 +12,7 @@ from ..families import COMPOSITES, FAMILIES, family_of
 from ..modeling.hub_repository import REDUCTION_PARAMETERS, HubRepositoryMixin
 from ..modeling.stock_names import RENAMINGS
 from .checkpoints import is_classifier, read_config
+from .timm import load_timm, timm_fields
 
 
 def convert(
@@ -25,7 +26,8 @@ def convert(
 
     Args:
         model: a loaded model of one of the families (encoder, classifier, backbone, or a whole CLIP or SigLIP), whose
-            weights the new model then shares; or a folder or Hub name, from which what was saved there is loaded.
+            weights the new model then shares; or a folder or Hub name, from which what was saved there is loaded; a
+            checkpoint of timm's plain ViTs or DINOv2 too.
         preset: a reduction by name (see ``preset_fields``); by default the paper's.
         revision: branch, tag or commit of a Hub name.
         reduction: fields of the reduction (see ``ReductionConfig``); they override the preset's.
@@ -59,6 +61,9 @@ def load_converted(name: str | os.PathLike[str], revision: str | None, reduction
     Raises:
         FileNotFoundError, ValueError: as for ``convert``.
     """
+    timm = timm_fields(name, revision)
+    if timm is not None:
+        return load_timm(name, revision, timm, **reduction)
     fields = read_config(name, revision)
     model_type, architectures = fields["model_type"], fields.get("architectures") or []
     targets = {each.__name__: each for each in fatr_classes()}
