@@ -95,6 +95,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    for name in ("batch_size", "rounds"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name} {getattr(arguments, name)} must be at least 1.")
     print("| shape | tokens | multiply-accumulates | off, fused | FATR | FATR, fused |\n|---|---|---|---|---|---|")
     for name in arguments.shapes:
         print(measure(name, arguments), flush=True)

@@ -14,6 +14,7 @@ MISTAKES = {
     "demo/app.py": (["--model", "./nowhere"], "No checkpoint can be read from './nowhere'"),
     "dinov2_from_package.py": (["{tmp}/file", "{tmp}"], "{tmp}"),
     "export.py": (["--model", "m", "--format", "pt2", "--output", "{tmp}"], "must be a new or an empty folder"),
+    "family_speed.py": (["--rounds", "0"], "--rounds 0 must be at least 1"),
     "finetune.py": (["--preset", "imagenet"], "--preset imagenet must be one of"),
     "linear_probe.py": (["m", "digits", "{tmp}"], "is there already, and no empty folder"),
     "photograph_crops.py": (["{tmp}/new", "--size", "0"], "--size 0 must be a positive integer"),
