@@ -1,4 +1,4 @@
-"""A checkpoint as FATR: a folder that loads wherever transformers is, without any training."""
+"""Converts a checkpoint to a FATR folder, without any training; transformers alone loads it."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A model that is there, or that a name leads to, as FATR: the front door, ``fatr_hf.convert``."""
+"""The front door, ``fatr_hf.convert``: a stock model, loaded or by name, becomes its reduced counterpart."""
 
 import os
 import re
@@ -49,6 +49,8 @@ def convert(
         raise ValueError(f"model must be a model of transformers or its name, not a {type(model).__name__}.")
     if isinstance(model, HubRepositoryMixin):
         raise ValueError(f"{type(model).__name__} is reduced already: use its set_reduction.")
+    if "image_size" in reduction:
+        raise ValueError("image_size is for a name: a loaded model keeps its own, and stretches them in a call.")
     target = fatr_class_of(model)
     config = target.config_class.from_dict(model.config.to_dict(), **reduction)
     config._attn_implementation = model.config._attn_implementation
@@ -124,8 +126,8 @@ def refusal(what: str) -> str:
     """Why a model cannot be reduced, and what can."""
     known = ", ".join(sorted(each.__name__.removeprefix("FATR") for each in fatr_classes()))
     return (
-        f"{what} cannot be reduced as a whole. These can: {known}. Of a model with one of their encoders inside, "
-        "convert that and put it in its place."
+        f"{what} cannot be reduced as a whole. These can: {known}. If the model contains one of their encoders, "
+        "convert that encoder and put it back."
     )
 
 
@@ -143,15 +145,19 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
     for name, own in [*converted.named_parameters(), *converted.named_buffers()]:
         is_parameter = isinstance(own, nn.Parameter)
         if name.endswith(REDUCTION_PARAMETERS):
-            value = torch.zeros(own.shape, dtype=first.dtype, device=first.device)
+            value = torch.zeros(own.shape, dtype=first.dtype, device=first.device, requires_grad=True)
         elif name in weights and weights[name].shape == own.shape:
-            value = weights.pop(name).detach()
+            value = weights.pop(name)
         else:
             raise ValueError(
                 f"{type(model).__name__} lacks {name} of the shape {tuple(own.shape)}: merge its adapters first; a "
                 "quantised model is not converted, but quantised afterwards."
             )
-        place(converted, name, nn.Parameter(value) if is_parameter else value)
+        value = nn.Parameter(value.detach(), requires_grad=value.requires_grad) if is_parameter else value
+        place(converted, name, value)
+    left = sorted(name for name, value in weights.items() if isinstance(value, nn.Parameter))
+    if left:
+        raise ValueError(f"{type(model).__name__} has {left[0]}, which its class does not have: merge adapters first.")
     return converted.train(model.training)
 
 

@@ -225,7 +225,7 @@ class FATRLayer(GradientCheckpointingLayer):
             layout: where the patches are.
             plan: what this layer does.
             rows: rotary positions of the tokens.
-            reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the best that is there.
+            reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the fastest that runs here.
         """
         hidden_states, _, scores = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
         if plan.reduces:

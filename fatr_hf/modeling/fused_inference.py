@@ -51,11 +51,6 @@ def why_not_plain(module: nn.Module, cls: type[nn.Module]) -> str | None:
     return None
 
 
-def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether a module computes what its class says from its own weights (see ``why_not_plain``)."""
-    return why_not_plain(module, cls) is None
-
-
 def frozen_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A linear layer of given weight (out, in) and bias (out,) that is not trained."""
     outputs, inputs = weight.shape

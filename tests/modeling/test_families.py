@@ -239,12 +239,18 @@ def test_what_is_no_family_is_refused_by_its_name():
     with pytest.raises(ValueError, match=r"CLIPTextModel cannot be reduced as a whole\. These can: CLIPForImage"):
         fatr_hf.convert(CLIPTextModel(CLIPTextConfig(**text)))
     both = VisionTextDualEncoderModel(vision_model=built(ENCODERS["vit"]), text_model=BertModel(BertConfig(**text)))
-    with pytest.raises(ValueError, match=r"VisionTextDualEncoderModel cannot be reduced.*convert that and put it in"):
+    with pytest.raises(ValueError, match=r"VisionTextDualEncoderModel cannot be reduced.*that encoder and put it back"):
         fatr_hf.convert(both)
     with pytest.raises(ValueError, match="FATRViTModel is reduced already"):
         fatr_hf.convert(fatr_hf.convert(built(ENCODERS["vit"])))
     with pytest.raises(ValueError, match="must be a model of transformers or its name, not a Linear"):
         fatr_hf.convert(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="image_size is for a name: a loaded model keeps its own"):
+        fatr_hf.convert(built(ENCODERS["vit"]), image_size=48)
+    extended = built(ENCODERS["dinov2"])
+    extended.encoder.layer[0].register_parameter("gate", torch.nn.Parameter(torch.ones(32)))
+    with pytest.raises(ValueError, match=r"Dinov2Model has layers\.0\.gate, which its class does not have"):
+        fatr_hf.convert(extended)
     changed = built(ENCODERS["dinov2"])
     changed.encoder.layer[0].attention.q_proj = torch.nn.Identity()
     with pytest.raises(ValueError, match=r"Dinov2Model lacks layers\.0\.attention\.q_proj\.weight"):
@@ -276,6 +282,15 @@ def test_a_plan_is_of_one_call(name):
         assert_rounded_alike(state, own)
     for state in found["whole"]:
         assert_rounded_alike(state, expected)
+
+
+def test_weights_are_shared_and_stay_frozen():
+    stock = built(ENCODERS["dinov2"])
+    stock.embeddings.requires_grad_(False)
+    model = fatr_hf.convert(stock)
+    assert model.layers[0].mlp.fc1.weight.data_ptr() == stock.encoder.layer[0].mlp.fc1.weight.data_ptr()
+    assert not any(parameter.requires_grad for parameter in model.embeddings.parameters())
+    assert all(parameter.requires_grad for parameter in model.layers.parameters())
 
 
 def test_plans_of_other_models_and_sizes_are_refused():
