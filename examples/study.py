@@ -36,7 +36,7 @@ from transformers.utils import logging
 
 from fatr_hf import FATRViTForImageClassification
 from fatr_hf.benchmark import choose_device, compare_throughput, describe_machine
-from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS, draw_trained_parameters, fused_copy
+from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS, draw_trained_parameters
 from fatr_hf.programs import run_program
 from fatr_hf.training.data import load_image_data
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio
@@ -249,7 +249,8 @@ class Study:
                 for model in models.values():
                     names = [name for name, _ in model.named_parameters() if name.endswith(TRAINED_PARAMETERS)]
                     draw_trained_parameters(model, names, seed=0)
-                fused = {name: fused_copy(model.to(dtype)) for name, model in models.items()}
+                halves = {name: model.to(dtype) for name, model in models.items()}
+                fused = {name: model.fuse() if hasattr(model, "fuse") else model for name, model in halves.items()}
                 return {"batch": len(images), "images_per_second": compare_throughput(fused, images)}
 
             self.record(f"speed at {ratio:g}.json", measure)

@@ -10,25 +10,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
-from fatr_hf.baselines import (
-    EViTConfig,
-    EViTForImageClassification,
-    PoolingConfig,
-    PoolingForImageClassification,
-    ToMeConfig,
-    ToMeForImageClassification,
-)
-from fatr_hf.baselines.macs import closest, count_macs
-from fatr_hf.baselines.matched import matched_merges, tome_macs
-
-MODELS: dict[str, tuple[Any, Any]] = {
-    "stock": (ViTConfig, ViTForImageClassification),
-    "fatr": (FATRViTConfig, FATRViTForImageClassification),
-    "evit": (EViTConfig, EViTForImageClassification),
-    "tome": (ToMeConfig, ToMeForImageClassification),
-    "pooling": (PoolingConfig, PoolingForImageClassification),
-}
-"""Configuration and model class by kind; all load the unreduced checkpoint."""
+from fatr_hf.baselines.macs import closest, count_macs, plan_macs
+from fatr_hf.baselines.matched import matched_merges
+from fatr_hf.baselines.rival import METHODS, UNREDUCED, Rival
 
 
 class Arm(NamedTuple):
@@ -36,18 +20,24 @@ class Arm(NamedTuple):
 
     name: str
     kind: str
+    """``stock``, ``fatr`` or one of ``METHODS``."""
     fields: dict[str, Any]
-    """Of its configuration."""
+    """Of FATR's configuration, or of the method."""
     macs: int
     """Multiply-accumulates of a forward pass over one image."""
 
     def build(self, base: Path) -> PreTrainedModel:
         """The model, with the weights of an unreduced checkpoint."""
-        model: PreTrainedModel = MODELS[self.kind][1].from_pretrained(base, **self.fields)
+        if self.kind == "stock":
+            return ViTForImageClassification.from_pretrained(base)
+        if self.kind in METHODS:
+            unreduced = FATRViTForImageClassification.from_pretrained(base, **UNREDUCED)
+            return Rival.of(unreduced, METHODS[self.kind](**self.fields))
+        model: PreTrainedModel = FATRViTForImageClassification.from_pretrained(base, **self.fields)
         return model
 
 
-UNREDUCED = "no reduction"
+NO_REDUCTION = "no reduction"
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "FATR": {},
@@ -72,7 +62,7 @@ SELECTIONS = ("high_frequency", "random", "dc_similarity", "cls_attention", "low
 
 def unreduced_arm(config: ViTConfig) -> Arm:
     """The model that the others start from and are compared with."""
-    return make_arm(UNREDUCED, "stock", {}, config)
+    return make_arm(NO_REDUCTION, "stock", {}, config)
 
 
 def tuned_arms(config: ViTConfig, keep_ratio: float) -> list[Arm]:
@@ -85,11 +75,10 @@ def tuned_arms(config: ViTConfig, keep_ratio: float) -> list[Arm]:
 
 def rival_arms(config: ViTConfig, keep_ratio: float, target: int) -> list[Arm]:
     """EViT and average pooling at the keep ratio, ToMe with the number of merges that costs most nearly the same."""
-    stock = config.to_dict()
-    merges = matched_merges(stock, target)
+    merges = matched_merges(unreduced_on_meta(config.to_json_string()), target)
     return [
         make_arm("EViT", "evit", {"keep_ratio": keep_ratio}, config),
-        Arm("ToMe", "tome", {"merges_per_layer": merges}, tome_macs(stock, merges)),
+        make_arm("ToMe", "tome", {"merges_per_layer": merges}, config),
         make_arm("average pooling", "pooling", {"keep_ratio": keep_ratio}, config),
     ]
 
@@ -150,6 +139,18 @@ def cost(kind: str, fields: dict[str, Any], config: ViTConfig) -> int:
 @cache
 def cached_cost(kind: str, fields: tuple[tuple[str, Any], ...], config: str) -> int:
     """``cost``, counted once."""
-    config_class, model_class = MODELS[kind]
+    if kind in METHODS:
+        model = unreduced_on_meta(config)
+        return plan_macs(model, METHODS[kind](**dict(fields)).plan(model.config))
+    values = json.loads(config)
     with torch.device("meta"):
-        return count_macs(model_class(config_class.from_dict(json.loads(config), **dict(fields))))
+        if kind == "stock":
+            return count_macs(ViTForImageClassification(ViTConfig.from_dict(values)))
+        return count_macs(FATRViTForImageClassification(FATRViTConfig.from_dict(values, **dict(fields))))
+
+
+@cache
+def unreduced_on_meta(config: str) -> FATRViTForImageClassification:
+    """The model of a configuration, as JSON, without data and without a reduction."""
+    with torch.device("meta"):
+        return FATRViTForImageClassification(FATRViTConfig.from_dict(json.loads(config), **UNREDUCED))

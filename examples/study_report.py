@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from scipy.stats import t as student_t
-from study_arms import UNREDUCED
+from study_arms import NO_REDUCTION
 from study_budgets import accuracy_at, mean_rows
 
 from fatr_hf.benchmark.report import format_macs, markdown_table
@@ -61,16 +61,16 @@ def tuned_table(records: list[dict[str, Any]], images_per_second: dict[str, floa
     by_arm: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for record in records:
         by_arm[record["arm"]][record["seed"]] = record
-    unreduced = by_arm[UNREDUCED]
+    unreduced = by_arm[NO_REDUCTION]
     first = next(iter(unreduced.values()))
     header = ["arm", "before, %", "fine-tuned, %", "difference (95% interval)", "multiply-accumulates", "speed"]
     rows = []
     finished = {name: runs for name, runs in by_arm.items() if len(runs.keys() & unreduced.keys()) > 1}
-    for name, runs in sorted(finished.items(), key=lambda arm: arm[0] != UNREDUCED):
+    for name, runs in sorted(finished.items(), key=lambda arm: arm[0] != NO_REDUCTION):
         before = mean(100 * run["before"] for run in runs.values())
         after = interval([100 * run["after"] for run in runs.values()])
         cells = [f"{before:.2f}", f"{after.mean:.2f} ± {after.deviation:.2f}"]
-        if name == UNREDUCED:
+        if name == NO_REDUCTION:
             cells.append("–")
         else:
             pairs = [100 * (run["after"] - unreduced[seed]["after"]) for seed, run in runs.items() if seed in unreduced]
@@ -79,7 +79,7 @@ def tuned_table(records: list[dict[str, Any]], images_per_second: dict[str, floa
         macs = next(iter(runs.values()))["macs"]
         cells.append(f"{format_macs(macs)} ({macs / first['macs']:.2f})")
         speed = images_per_second.get(name)
-        cells.append("–" if speed is None else f"{speed / images_per_second[UNREDUCED]:.2f}x")
+        cells.append("–" if speed is None else f"{speed / images_per_second[NO_REDUCTION]:.2f}x")
         rows.append([name, *cells])
     return markdown_table(header, rows)
 
@@ -95,7 +95,7 @@ def shelf_table(records: list[dict[str, Any]]) -> str:
     rows = []
     for name, accuracies in values.items():
         spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-        cost = f"{format_macs(macs[name])} ({macs[name] / macs[UNREDUCED]:.2f})"
+        cost = f"{format_macs(macs[name])} ({macs[name] / macs[NO_REDUCTION]:.2f})"
         rows.append([name, f"{mean(accuracies):.2f}{spread}", cost])
     return markdown_table(["arm", "top-1, %", "multiply-accumulates"], rows)
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "fatr_hf"
 MAY_IMPORT = {
     "modeling": {"modeling"},
     "images": {"images"},
-    "baselines": {"modeling", "baselines"},
+    "baselines": {"modeling", "baselines", "families"},
     "analysis": {"images", "modeling", "baselines", "analysis"},
     "benchmark": {"modeling", "baselines", "analysis", "benchmark"},
     "training": {"images", "modeling", "baselines", "analysis", "training"},

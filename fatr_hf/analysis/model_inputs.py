@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..baselines.arguments import described, require_integer, require_kind
+from ..baselines.rival import Rival
 from .images import Batch, batches
 
 NO_CLASS = (-1, -100)
@@ -16,7 +17,8 @@ NO_CLASS = (-1, -100)
 
 def is_classifier(model: PreTrainedModel) -> bool:
     """Whether a model's output is logits of its classes."""
-    return hasattr(model, "classifier") and bool(model.config.num_labels)
+    reduced = model.model if isinstance(model, Rival) else model
+    return hasattr(reduced, "classifier") and bool(model.config.num_labels)
 
 
 def model_batches(model: PreTrainedModel, data: Any, batch_size: int) -> Iterator[Batch]:

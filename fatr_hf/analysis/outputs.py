@@ -1,6 +1,6 @@
 """What a model says of images, and how close that is to what another one says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,17 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ..modeling.token_plan import LayerPlan
 from .images import Batch
 from .measures import widened
 from .model_inputs import class_numbers, is_classifier, require_pixels
 
 
 @torch.no_grad()
-def model_output(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+def model_output(model: PreTrainedModel, pixel_values: Tensor, plan: Sequence[LayerPlan] | None = None) -> Tensor:
     """Logits of a classifier; else the pooled output, or where there is none the last hidden state of the first token.
 
     Args:
         pixel_values: (batch, channels, height, width); brought to the model's device and dtype.
+        plan: what a FATR model does in place of its configuration's plan.
 
     Returns:
         (batch, features), in float32 or better.
@@ -27,7 +29,8 @@ def model_output(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
         ValueError: what is no tensor of pixel values for this model.
     """
     require_pixels(model, pixel_values)
-    outputs: Any = model(pixel_values.to(model.device, model.dtype))
+    options = {} if plan is None else {"plan": plan}
+    outputs: Any = model(pixel_values.to(model.device, model.dtype), **options)
     for name in ("logits", "pooler_output"):
         output = getattr(outputs, name, None)
         if output is not None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from ..modeling.budget import schedule_macs
 from ..modeling.reduction_config import ReductionConfig
-from ..modeling.token_plan import per_layer
+from ..modeling.token_plan import LayerPlan, per_layer
 
 
 class Schedule(NamedTuple):
@@ -46,10 +46,18 @@ class Schedule(NamedTuple):
             setattr(changed, name, value)
         return changed
 
+    def plan(self, config: ReductionConfig) -> list[LayerPlan]:
+        """The plan of a model with this schedule, for one call of it.
+
+        Raises:
+            ValueError: a schedule that the model cannot carry out.
+        """
+        return self.applied_to(config).plan()
+
     def is_possible(self, config: ReductionConfig) -> bool:
         """Whether a model can carry it out."""
         try:
-            self.applied_to(config).plan()
+            self.plan(config)
         except ValueError:
             return False
         return True

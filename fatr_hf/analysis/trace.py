@@ -5,7 +5,7 @@ with ``output_hidden_states`` and, under eager attention, ``output_attentions``;
 every layer, behind a few prefix tokens at most.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..baselines.arguments import require_model
-from ..baselines.backbone import BaselinePreTrainedModel
+from ..baselines.rival import Rival
 from ..modeling.fused_inference import is_fused
 from ..modeling.positions import rotary_rows
 from ..modeling.reduction_model import ReductionModel
+from ..modeling.token_plan import LayerPlan
 from ..modeling.token_reduction import TokenLayout, take_tokens, token_sources
 from .measures import widened
 from .model_inputs import require_pixels
@@ -98,10 +99,10 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
     require_traceable(model)
     require_pixels(model, pixel_values)
     pixel_values = pixel_values.to(model.device, model.dtype)
+    if isinstance(model, Rival):
+        return trace_plan(model.model, pixel_values, model.plan_for(pixel_values))
     if isinstance(model, ReductionModel):
-        return trace_fatr(model, pixel_values)
-    if isinstance(model, BaselinePreTrainedModel):
-        return trace_rival(model, pixel_values)
+        return trace_plan(model, pixel_values, model.plan_for(pixel_values))
     return trace_unreduced(model, pixel_values)
 
 
@@ -116,69 +117,29 @@ def require_traceable(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def trace_fatr(model: ReductionModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
-    """``trace`` of a FATR model."""
+def trace_plan(model: ReductionModel, pixel_values: Tensor, plan: Sequence[LayerPlan]) -> Iterator[LayerTrace]:
+    """``trace`` of a FATR model, by any plan."""
     encoder: Any = model.base_model
     tokens, layout, rotary = encoder.start(pixel_values)
-    state = fatr_state(tokens, layout)
-    for layer, step in zip(encoder.layers, model.plan_for(pixel_values), strict=True):
+    state = layout_state(tokens, layout)
+    for layer, step in zip(encoder.layers, plan, strict=True):
         rows = rotary_rows(layout, rotary)
-        attended, attention, scores = layer.attention_block(state.tokens, layout, step, rows)
+        attended, attention, evidence = layer.attention_block(state.tokens, layout, step, rows)
         reduction = None
         if step.reduces:
-            reduced, layout = layer.reduction(attended, scores, layout, step)
+            reduced, layout = layer.reduction(attended, evidence, layout, step)
             reduction = (attended, reduced)
-        leaving = fatr_state(layer.mlp_block(reduction[1] if reduction else attended), layout)
-        yield LayerTrace(step.layer, state, leaving, attention, column_means_or(attention, scores), reduction)
+        leaving = layout_state(layer.mlp_block(reduction[1] if reduction else attended), layout)
+        yield LayerTrace(step.layer, state, leaving, attention, column_means_or(attention, evidence.scores), reduction)
         state = leaving
 
 
-def fatr_state(tokens: Tensor, layout: TokenLayout) -> TokenState:
-    """The state that a layout describes."""
+def layout_state(tokens: Tensor, layout: TokenLayout) -> TokenState:
+    """The state that a layout describes; a merged token is no patch's own."""
     nowhere = layout.positions.new_zeros(len(layout.positions), layout.grid[0] * layout.grid[1], dtype=torch.bool)
-    own = nowhere.scatter(1, layout.positions, True)
+    is_own = torch.ones_like(layout.positions, dtype=torch.bool) if layout.sizes is None else layout.sizes == 1
+    own = nowhere.scatter(1, layout.positions, is_own)
     return TokenState(tokens, layout.grid, layout.num_prefix, layout.num_dc, token_sources(layout), own)
-
-
-@torch.no_grad()
-def trace_rival(model: BaselinePreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
-    """``trace`` of a rival.
-
-    A reduction is linear in the tokens, given what it goes by. Applied to one-hot vectors that say which patch a token
-    is, it tells which patches each new token is made of.
-    """
-    encoder: Any = model.base_model
-    image_size = (pixel_values.shape[-2], pixel_values.shape[-1])
-    counts, grids = model.config.tokens_per_layer(image_size), model.config.token_grids(image_size)
-    grid = patch_grid(model.config, image_size)
-    tokens, sizes = encoder.embeddings(pixel_values), None
-    # In float32 or better, so that a small share in a token does not vanish.
-    members = widened(torch.eye(tokens.shape[1], dtype=tokens.dtype, device=tokens.device))
-    members = members[:, 1:].expand(len(tokens), -1, -1)
-    state = rival_state(tokens, members, grid)
-    for number, (layer, tokens_out) in enumerate(zip(encoder.layers, counts, strict=True)):
-        reduces = tokens_out < state.tokens.shape[1]
-        attended, attention, evidence = layer.attend(state.tokens, sizes, reduces)
-        reduction = None
-        if reduces:
-            members, _ = layer.reduce(members, evidence, sizes, tokens_out, grids)
-            reduced, sizes = layer.reduce(attended, evidence, sizes, tokens_out, grids)
-            reduction = (attended, reduced)
-        leaving = rival_state(layer.mix(reduction[1] if reduction else attended), members, grid)
-        yield LayerTrace(number, state, leaving, attention, column_means_or(attention, None), reduction)
-        state = leaving
-
-
-def rival_state(tokens: Tensor, members: Tensor, grid: tuple[int, int]) -> TokenState:
-    """The state of a rival, behind one prefix token.
-
-    Args:
-        members: (batch, tokens, patches), the weight of each patch in each token. A patch of several tokens counts as
-            that one's in which it weighs most.
-    """
-    present, source = members.max(dim=1)
-    alone = members * ((members > 0).sum(dim=2, keepdim=True) == 1)
-    return TokenState(tokens, grid, 1, 0, source.masked_fill(present == 0, -1), alone.amax(dim=1) > 0)
 
 
 @torch.no_grad()

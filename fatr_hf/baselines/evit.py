@@ -8,135 +8,86 @@ next reduction.
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from huggingface_hub.dataclasses import strict
-from torch import Tensor, nn
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from torch import Tensor
 
-from ..modeling.token_plan import per_layer
-from ..modeling.token_reduction import take_tokens, without_autocast
-from .backbone import BaselineAttention, BaselineForImageClassification, BaselineLayer, BaselineModel
-from .configuration import Grids, LayerwiseBaselineConfig
+from ..modeling.frequency_attention import Evidence
+from ..modeling.reduction_config import ReductionConfig
+from ..modeling.token_plan import LayerPlan
+from ..modeling.token_reduction import TokenLayout, partition_tokens, take_tokens, without_autocast
+from .methods import LayerwiseMethod, patch_sizes, plan_of_counts, regrouped
 
 
-@strict
-class EViTConfig(LayerwiseBaselineConfig):
-    r"""Configuration of ``EViTForImageClassification``.
-
-    Takes every argument of `ViTConfig` and:
+@dataclass(frozen=True)
+class EViT(LayerwiseMethod):
+    """Token reorganisation, for models with CLS.
 
     Args:
-        reduction_layers (list[int], optional):
-            0-based layers that reduce, strictly increasing. Defaults to a quarter, half and three quarters of the
-            depth, the paper's choice for 12 layers.
-        keep_ratio (float or list[float], defaults to 0.7):
-            Share of the tokens beside CLS that a reduction layer keeps, in (0, 1], rounded up to whole tokens; one
-            value, or one per reduction layer. 1 leaves that layer an ordinary one.
-        fuse_inattentive (bool, defaults to True):
-            Whether the other tokens are fused into one; otherwise they are dropped. A layer that would fuse a single
-            token stays an ordinary one: its sequence would not be shorter.
+        reduction_layers, keep_ratio: see ``LayerwiseMethod``; of the tokens that a layer keeps there are as many as the
+            ratio gives, rounded up. The paper takes a quarter, half and three quarters of 12 layers.
+        fuse_inattentive: whether the other tokens are fused into one; otherwise they are dropped. A layer that would
+            fuse a single token stays an ordinary one: its sequence would not be shorter.
     """
 
-    model_type = "fatr_evit"
-
+    label = "EViT"
     fuse_inattentive: bool = True
 
-    def tokens_per_layer(self, image_size: int | Iterable[int] | None = None) -> list[int]:
-        """Tokens that leave each layer, CLS and fused token included.
+    def check(self) -> None:
+        """Raises a ValueError for a field that is not allowed."""
+        super().check()
+        if not isinstance(self.fuse_inattentive, bool):
+            raise ValueError(f"fuse_inattentive={self.fuse_inattentive!r} must be True or False.")
 
-        Args:
-            image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
+    def plan(self, config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> list[LayerPlan]:
+        """See ``Method.plan``.
+
+        Raises:
+            ValueError: a model without CLS, or layers that it does not have.
         """
-        layers = list(self.reduction_layers or ())
-        ratios = dict(zip(layers, per_layer("keep_ratio", self.keep_ratio, layers), strict=True))
-        tokens, counts = self.num_input_tokens(image_size), []
-        for layer in range(self.num_hidden_layers):
+        if not config.num_prefix_tokens:
+            raise ValueError(f"EViT ranks tokens by the attention of CLS, which {config.model_type!r} does not have.")
+        depth, patches, counts = config.num_hidden_layers, math.prod(config.patch_grid(image_size)), []
+        ratios = self.ratios(depth)
+        for layer in range(depth):
             # 100 * 0.55 is 55.00000000000001 and means 55.
-            kept = max(1, math.ceil((tokens - 1) * ratios.get(layer, 1) - 1e-9))
-            tokens = min(tokens, 1 + kept + self.fuse_inattentive)
-            counts.append(tokens)
-        return counts
+            kept = max(1, math.ceil(patches * ratios.get(layer, 1) - 1e-9))
+            patches = min(patches, kept + self.fuse_inattentive)
+            counts.append(patches)
+        rule = keep_and_fuse if self.fuse_inattentive else keep_attentive
+        return plan_of_counts(config, image_size, counts, [rule] * depth, selection="cls_attention")
 
 
-class EViTAttention(BaselineAttention):
-    """Attention that, in a layer that reduces, also returns CLS's attention to every token."""
+def keep_attentive(
+    hidden_states: Tensor, evidence: Evidence, layout: TokenLayout, step: LayerPlan
+) -> tuple[Tensor, TokenLayout]:
+    """Keeps the patch tokens that CLS attends to most, in the order of the sequence; see ``LayerPlan.rule``.
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        sizes: Tensor | None,
-        reduces: bool,
-        num_queries: int | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """As every rival's attention; the third is (batch, tokens), averaged over heads, without gradient."""
-        selection = "cls_attention" if reduces else None
-        output, result = self.attend(*self.project(hidden_states, num_queries), selection=selection, **kwargs)
-        return output, result.weights, result.scores
-
-
-class EViTLayer(BaselineLayer):
-    """A layer that may reorganise its tokens: attentive ones stay, the others are fused or dropped."""
-
-    attention_class = EViTAttention
-
-    def __init__(self, config: EViTConfig):
-        super().__init__(config)
-        self.config = config
-
-    def reduce(
-        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
-    ) -> tuple[Tensor, Tensor | None]:
-        """Keeps as many tokens as leave room for CLS and the fused token; sizes are not tracked."""
-        assert evidence is not None
-        fuse = self.config.fuse_inattentive
-        return reorganize_tokens(hidden_states, evidence, tokens_out - 1 - fuse, fuse), sizes
-
-
-def reorganize_tokens(hidden_states: Tensor, cls_attention: Tensor, keep: int, fuse: bool) -> Tensor:
-    """CLS, the ``keep`` tokens it attends to most in the order of the sequence and, if asked for, the others fused.
-
-    The paper's "attentive token identification" and "inattentive token fusion" (section 3). Unlike in the authors'
-    implementation the attention carries no gradient; the order of the tokens kept, there by attention, does not matter
-    to any layer.
-
-    Args:
-        hidden_states: (batch, tokens, hidden), CLS first.
-        cls_attention: (batch, tokens), each row of sum 1, without gradient.
-        keep: tokens kept beside CLS, at least 1; of equal ones the first stay.
-
-    Returns:
-        (batch, 1 + keep, hidden), one token more if ``fuse``.
+    The paper's "attentive token identification" (section 3). Unlike in the authors' implementation the attention
+    carries no gradient; the order of the tokens kept, there by attention, does not matter to any layer.
     """
-    order = cls_attention[:, 1:].argsort(dim=1, descending=True, stable=True)
-    kept = nn.functional.pad(order[:, :keep].sort(dim=1).values + 1, (1, 0))
-    tokens = take_tokens(hidden_states, kept)
-    if not fuse:
-        return tokens
-    shares = cls_attention.scatter(1, kept, 0.0)[:, None].to(hidden_states.dtype)
+    assert evidence.scores is not None
+    first = layout.num_prefix
+    kept, _ = partition_tokens(evidence.scores[:, first:], step.patches_out)
+    reduced = torch.cat([hidden_states[:, :first], take_tokens(hidden_states, first + kept)], dim=1)
+    return reduced, layout._replace(positions=layout.positions.gather(1, kept))
+
+
+def keep_and_fuse(
+    hidden_states: Tensor, evidence: Evidence, layout: TokenLayout, step: LayerPlan
+) -> tuple[Tensor, TokenLayout]:
+    """``keep_attentive``, with the other tokens fused into a last one: "inattentive token fusion" (section 3)."""
+    assert evidence.scores is not None
+    first, keep = layout.num_prefix, step.patches_out - 1
+    kept, others = partition_tokens(evidence.scores[:, first:], keep)
+    tokens = take_tokens(hidden_states, first + others)
+    shares = evidence.scores.gather(1, first + others)[:, None].to(hidden_states.dtype)
     with without_autocast(hidden_states.device):
-        fused = shares @ hidden_states
-    return torch.cat([tokens, fused], dim=1)
-
-
-class EViTModel(BaselineModel):
-    """The encoder: ``ViTModel`` with EViT's token reorganisation."""
-
-    config_class = EViTConfig
-    config: EViTConfig
-    layer_class = EViTLayer
-    _no_split_modules = ["BaselineEmbeddings", "EViTLayer"]
-
-
-class EViTForImageClassification(BaselineForImageClassification):
-    """``ViTForImageClassification`` with EViT's token reorganisation."""
-
-    config_class = EViTConfig
-    config: EViTConfig
-    model_class = EViTModel
-
-
-# Hub checkpoints of ViT carry older parameter names; transformers renames them by class name.
-register_checkpoint_conversion_mapping("EViTModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)
+        fused = shares @ tokens
+    reduced = torch.cat([hidden_states[:, :first], take_tokens(hidden_states, first + kept), fused], dim=1)
+    old_sizes = patch_sizes(layout)
+    sizes = torch.cat([old_sizes.gather(1, kept), old_sizes.gather(1, others).sum(dim=1, keepdim=True)], dim=1)
+    places = torch.arange(keep, device=kept.device).expand(len(kept), -1)
+    destinations = torch.full_like(layout.positions, keep).scatter(1, kept, places)
+    return reduced, regrouped(layout, destinations, torch.cat([kept, others[:, :1]], dim=1), sizes)

@@ -3,13 +3,17 @@
 import copy
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from ..modeling.reduction_config import as_pair
+from ..modeling.reduction_model import ReductionModel
+from ..modeling.token_plan import LayerPlan
 from .arguments import require_model
-from .configuration import as_pair
+from .rival import Rival
 
 
 def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = None) -> int:
@@ -26,23 +30,44 @@ def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = 
         ValueError: what is no such model, or an image size that it cannot take.
     """
     require_model(model)
+    if isinstance(model, Rival):
+        return plan_macs(model.model, model.config.plan(image_size), image_size)
     if getattr(model.config, "image_size", None) is None:
         raise ValueError(
             f"{type(model).__name__} takes no images: its configuration has no image_size (of a model with several "
             "towers, count the vision tower)."
         )
+    return count_twin(meta_twin(model), image_size)
+
+
+def plan_macs(model: ReductionModel, plan: Sequence[LayerPlan], image_size: int | Iterable[int] | None = None) -> int:
+    """``count_macs`` of a FATR model by a plan, which it has the parameters for.
+
+    Attention in proportion to sizes is a sum, whatever computes it here.
+    """
+    return count_twin(meta_twin(model), image_size, [step._replace(size_exponent=0.0) for step in plan])
+
+
+def meta_twin(model: PreTrainedModel) -> Any:
+    """A model of the same configuration without data, under eager attention."""
     config = copy.deepcopy(model.config)
     config._attn_implementation = "eager"
-    if hasattr(config, "proportional_attention"):
-        # ToMe's bias towards large tokens is a sum, whatever computes it here.
-        config.proportional_attention = False
     with torch.device("meta"):
-        twin = type(model)(config).eval().requires_grad_(False)
+        return type(model)(config).eval().requires_grad_(False)
+
+
+def count_twin(
+    twin: Any, image_size: int | Iterable[int] | None = None, plan: Sequence[LayerPlan] | None = None
+) -> int:
+    """Multiply-accumulates of a model on the meta device, by a plan where one is given."""
+    config = twin.config
     height, width = as_pair("image_size", config.image_size if image_size is None else image_size)
     pixel_values = torch.empty(1, config.num_channels, height, width, device="meta")
-    interpolation = {} if image_size is None else {"interpolate_pos_encoding": True}
+    options: dict[str, Any] = {} if image_size is None else {"interpolate_pos_encoding": True}
+    if plan is not None:
+        options["plan"] = plan
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(pixel_values, **interpolation)
+        twin(pixel_values, **options)
     return counter.get_total_flops() // 2
 
 

@@ -1,81 +1,65 @@
 """Rivals of a model: the same weights, reduced in other ways at about the same cost."""
 
 import copy
-import json
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import Any, cast
+import math
+from collections.abc import Iterable
+from typing import Any
 
-import torch
-from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification, ViTModel
+from transformers import PreTrainedModel
 
 from ..modeling.budget import schedule_macs
-from ..modeling.configuration_fatr_vit import FATRViTConfig
-from ..modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
-from ..modeling.reduction_config import REDUCTION_FIELDS, ReductionConfig
+from ..modeling.reduction_config import ReductionConfig
 from ..modeling.reduction_model import ReductionModel
+from ..modeling.token_plan import LayerPlan
 from .arguments import require_fatr, several
-from .evit import EViTConfig, EViTForImageClassification, EViTModel
-from .macs import closest, count_macs
-from .pooling import PoolingConfig, PoolingForImageClassification, PoolingModel
-from .tome import ToMeConfig, ToMeForImageClassification, ToMeModel
+from .evit import EViT
+from .macs import closest, count_twin, meta_twin
+from .methods import Method
+from .pooling import Pooling
+from .rival import METHODS, Rival, unreduced_copy
+from .tome import ToMe
+from .truncation import Truncation
 
-CLASSES: dict[str, tuple[Any, Any, Any]] = {
-    "unreduced": (ViTConfig, ViTModel, ViTForImageClassification),
-    "random": (FATRViTConfig, FATRViTModel, FATRViTForImageClassification),
-    "evit": (EViTConfig, EViTModel, EViTForImageClassification),
-    "tome": (ToMeConfig, ToMeModel, ToMeForImageClassification),
-    "pooling": (PoolingConfig, PoolingModel, PoolingForImageClassification),
-}
-"""Configuration, encoder and classifier of each rival, by the name that ``matched_rivals`` gives it."""
+RIVALS = ("unreduced", "random", *METHODS)
+"""The names that ``matched_rivals`` takes."""
 
-ON_EVERY_FAMILY = ("unreduced", "random")
-"""The rivals that there are of every family; the others are of ViT alone."""
-
-OWN_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
-"""Names of the parameters that FATR adds to ViT's."""
+USUAL = ("unreduced", "random", "evit", "tome", "pooling")
+"""Those of them that answer a question about the answers; truncation bounds the speed alone."""
 
 
 def matched_rivals(model: ReductionModel, names: Iterable[str] | None = None) -> dict[str, PreTrainedModel]:
     """The unreduced model, and rivals at about the cost of a FATR model, all with its weights, in evaluation mode.
 
-    Of a ViT ``unreduced`` is transformers' model, of other families a copy that does not reduce. ``random`` is FATR
-    with a random selection and without parameters of its own. EViT and average pooling reduce in the same layers with
-    the same keep ratios; ToMe merges in every layer as many tokens as bring its multiply-accumulates closest to FATR's.
+    ``unreduced`` and ``random`` are copies without parameters of the reduction: one does not reduce, the other keeps
+    tokens at random. EViT and average pooling reduce in the same layers with the same keep ratios; ToMe merges in every
+    layer as many tokens as bring its multiply-accumulates closest to FATR's; truncation has FATR's token counts.
     Rivals hold copies of the weights, so that the model stays as it is whatever becomes of them.
 
     Args:
         model: a FATR classifier or encoder.
-        names: of ``CLASSES``; by default all that there are of the model's family.
+        names: of ``RIVALS``; by default ``rival_names`` of the model's configuration.
 
     Raises:
-        ValueError: an unknown name or one that is given twice; what is no FATR model, or one with adapters or other
-            weights than a ViT's; rivals other than ``unreduced`` of a model that reduces nothing.
+        ValueError: an unknown name or one that is given twice; what is no FATR model; EViT of a model without CLS;
+            rivals other than ``unreduced`` of a model that reduces nothing.
     """
     require_fatr(model, "given rivals")
     names = rival_names(model.config) if names is None else several("names", names)
     for name in names:
-        require_rival(model, name)
+        require_rival(name, model.config)
     return {name: build_rival(model, name) for name in names}
 
 
 def rival_names(config: ReductionConfig) -> tuple[str, ...]:
-    """The rivals that there are of a model with this configuration."""
-    return tuple(CLASSES) if config.model_type == FATRViTConfig.model_type else ON_EVERY_FAMILY
+    """The ``USUAL`` rivals that there are of a model with this configuration."""
+    return tuple(name for name in USUAL if name != "evit" or config.num_prefix_tokens)
 
 
-def require_rival(model: ReductionModel, name: str) -> None:
-    """Raises a ValueError for an unknown rival, or a model that has no such rival."""
-    require_fatr(model, "given rivals")
-    if name not in CLASSES:
-        raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(CLASSES)}.")
-    config = model.config
-    if name not in rival_names(config):
-        raise ValueError(
-            f"The rival {name!r} is one of a ViT, not of model type {config.model_type!r}, which has "
-            f"{', '.join(ON_EVERY_FAMILY)}."
-        )
-    if name != "unreduced" and not any(tokens.reduces for tokens in config.plan()):
+def require_rival(name: str, config: ReductionConfig) -> None:
+    """Raises a ValueError for an unknown rival, or a configuration that reduces nothing."""
+    if name not in RIVALS:
+        raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(RIVALS)}.")
+    if name != "unreduced" and not any(step.reduces for step in config.plan()):
         raise ValueError(
             f"reduction_layers={config.reduction_layers} with keep_ratio={config.keep_ratio} reduces nothing, so the "
             f"rival {name!r} would reduce nothing either: give a layer that reduces and a keep ratio below 1."
@@ -84,95 +68,60 @@ def require_rival(model: ReductionModel, name: str) -> None:
 
 def build_rival(model: ReductionModel, name: str) -> PreTrainedModel:
     """One of ``matched_rivals``."""
-    require_rival(model, name)
-    if model.config.model_type != FATRViTConfig.model_type:
-        return rival_of_family(model, name)
-    config_class, encoder_class, classifier_class = CLASSES[name]
-    # A copy, so that no list of the one configuration is in the other.
-    config = config_class.from_dict(stock_fields(model.config), **copy.deepcopy(rival_fields(model.config, name)))
-    config._attn_implementation = model.config._attn_implementation
-    rival: Any
-    # Nothing is drawn: the caller's random state stays as it is.
-    with torch.device("meta"):
-        if isinstance(model, FATRViTForImageClassification):
-            rival = classifier_class(config)
-        else:
-            encoder: Any = model.base_model
-            has_mask = encoder.embeddings.mask_token is not None
-            rival = encoder_class(config, add_pooling_layer=encoder.pooler is not None, use_mask_token=has_mask)
-    own = model.state_dict().items()
-    weights = {key: value.detach().clone() for key, value in own if not key.endswith(OWN_PARAMETERS)}
-    others = sorted(weights.keys() ^ rival.state_dict().keys())
-    if others:
-        raise ValueError(
-            f"The model has other weights than a ViT's, such as {others[0]}: merge its adapters first; of a quantised "
-            "model there are no rivals."
-        )
-    rival.load_state_dict(weights, assign=True)
-    return rival.eval()
-
-
-def rival_of_family(model: ReductionModel, name: str) -> PreTrainedModel:
-    """The unreduced model, or the one with a random selection, of any family: a copy without parameters of its own."""
-    rival = copy.deepcopy(model).eval()
-    config, encoder = rival.config, cast(Any, rival.base_model)
-    config.reweight_attention = config.dc_position_embeddings = False
-    for layer in encoder.layers:
-        layer.attention.omega1 = layer.attention.omega2 = layer.reduction.dc_position_embeddings = None
+    require_fatr(model, "given rivals")
+    require_rival(name, model.config)
+    if name == "unreduced":
+        return unreduced_copy(model)
     if name == "random":
-        config.selection = "random"
-    else:
-        config.keep_ratio = 1.0
+        return random_copy(model)
+    return Rival.of(model, matched_method(model, name, model.config))
+
+
+def random_copy(model: ReductionModel) -> PreTrainedModel:
+    """The model's copy with a random selection and without parameters of the reduction."""
+    config = model.config
+    schedule = copy.deepcopy({name: getattr(config, name) for name in ("reduction_layers", "keep_ratio", "dc_windows")})
+    rival = unreduced_copy(model)
+    rival.set_reduction(selection="random", **schedule)
     return rival
 
 
-def stock_fields(config: ReductionConfig) -> dict[str, Any]:
-    """The configuration of the unreduced ViT, as a dictionary."""
-    own = (*REDUCTION_FIELDS, "measured_latencies", "architectures", "auto_map")
-    kept = {name: value for name, value in config.to_dict().items() if name not in own}
-    return kept | {"model_type": ViTConfig.model_type}
+def matched_plan(model: ReductionModel, name: str, config: ReductionConfig) -> list[LayerPlan]:
+    """The plan by which ``unreduced_copy(model)`` is one of ``RIVALS``, at about the cost of a configuration.
 
-
-def rival_fields(config: ReductionConfig, name: str) -> dict[str, Any]:
-    """The fields that a rival adds to stock ViT's."""
-    layers = {"reduction_layers": config.reduction_layers, "keep_ratio": config.keep_ratio}
-    if name in ("evit", "pooling"):
-        return layers
-    if name == "tome":
-        return {"merges_per_layer": matched_merges(stock_fields(config), schedule_macs(config))}
+    Raises:
+        ValueError: an unknown rival, or a configuration that reduces nothing.
+    """
+    require_rival(name, config)
+    if name == "unreduced":
+        return config.plan(reduce=False)
     if name == "random":
-        windows = {"dc_windows": config.dc_windows, "token_multiple": config.token_multiple}
-        return (
-            layers
-            | windows
-            | {
-                "selection": "random",
-                "dc_size_exponent": config.dc_size_exponent,
-                "reweight_attention": False,
-                "dc_position_embeddings": False,
-            }
-        )
-    return {}
+        return [step._replace(selection="random") for step in config.plan()]
+    return matched_method(model, name, config).plan(config)
 
 
-def matched_merges(stock: Mapping[str, Any], macs: int) -> int:
+def matched_method(model: ReductionModel, name: str, config: ReductionConfig) -> Method:
+    """A method of ``METHODS`` at about the cost of a configuration, which is the model's but for the reduction."""
+    if name == "tome":
+        return ToMe(merges_per_layer=matched_merges(model, schedule_macs(config)))
+    if name == "truncation":
+        return Truncation(tokens_out=[step.tokens_out for step in config.plan()])
+    layerwise: dict[str, type[EViT | Pooling]] = {"evit": EViT, "pooling": Pooling}
+    ratios: Any = config.keep_ratio
+    return layerwise[name](reduction_layers=config.reduction_layers, keep_ratio=ratios)
+
+
+def matched_merges(model: ReductionModel, macs: int) -> int:
     """The merges in each of ToMe's layers for which its multiply-accumulates are closest to a number of them.
 
     Args:
-        stock: the configuration of the unreduced ViT, as a dictionary.
+        model: any FATR model; its weights are not looked at.
     """
-    return cached_merges(json.dumps(dict(stock), sort_keys=True), macs)
+    twin = meta_twin(model)
+    patches = math.prod(model.config.patch_grid())
 
+    def cost(merges: int) -> int:
+        method = ToMe(merges_per_layer=merges, proportional_attention=False)
+        return count_twin(twin, plan=method.plan(model.config))
 
-@lru_cache
-def cached_merges(stock: str, macs: int) -> int:
-    """``matched_merges``, found once; ``stock`` as JSON."""
-    patches = ToMeConfig.from_dict(json.loads(stock)).num_input_tokens() - 1
-    return closest(range(patches // 2 + 1), lambda merges: tome_macs(json.loads(stock), merges), macs)
-
-
-def tome_macs(stock: Mapping[str, Any], merges: int) -> int:
-    """ToMe's multiply-accumulates of an image, with so many merges in each layer."""
-    config = ToMeConfig.from_dict(dict(stock), merges_per_layer=merges)
-    with torch.device("meta"):
-        return count_macs(ToMeForImageClassification(config))
+    return closest(range(patches // 2 + 1), cost, macs)

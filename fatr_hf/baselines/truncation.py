@@ -3,89 +3,64 @@
 No method with the same token counts can be faster: it bounds the speed of every token reduction from above.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
-from ..modeling.reduction_config import is_integer
-from .backbone import BaselineForImageClassification, BaselineLayer, BaselineModel
-from .configuration import BaselineConfig, Grids
+from ..modeling.reduction_config import ReductionConfig
+from ..modeling.token_plan import LayerPlan
+from ..modeling.token_reduction import TokenLayout
+from .arguments import is_integer
+from .methods import Method, plan_of_counts
 
 
-@strict
-class TruncationConfig(BaselineConfig):
-    r"""Configuration of ``TruncationForImageClassification``.
-
-    Takes every argument of `ViTConfig` and:
+@dataclass(frozen=True)
+class Truncation(Method):
+    """The first tokens alone.
 
     Args:
-        tokens_out (list[int], optional):
-            Tokens that leave each layer, CLS included, never more than entered it; one entry per layer. That of a
-            FATR model is `[layer.tokens_out for layer in fatr_config.plan()]`. By default nothing is cut.
+        tokens_out: tokens that leave each layer, those before the patches included, never more than entered it; one for
+            each layer. Those of a FATR model are ``[step.tokens_out for step in config.plan()]``.
     """
 
-    model_type = "fatr_truncation"
+    label = "truncation"
+    tokens_out: Sequence[int] = ()
 
-    tokens_out: list[int] | tuple[int, ...] | None = None
+    def check(self) -> None:
+        """Raises a ValueError for counts that are none or grow."""
+        counts = self.tokens_out
+        if not isinstance(counts, Sequence) or not all(is_integer(count) and count >= 1 for count in counts):
+            raise ValueError(f"tokens_out={counts!r} must be integers of at least 1.")
+        if list(counts) != sorted(counts, reverse=True):
+            raise ValueError(f"tokens_out={list(counts)} must not grow from layer to layer.")
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.tokens_out is None:
-            self.tokens_out = [self.num_input_tokens()] * self.num_hidden_layers
-        super().__post_init__(**kwargs)
+    def plan(self, config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> list[LayerPlan]:
+        """See ``Method.plan``; an image with fewer tokens than that keeps all it has.
 
-    def tokens_per_layer(self, image_size: int | Iterable[int] | None = None) -> list[int]:
-        """Tokens that leave each layer, CLS included; an image with fewer tokens than that keeps all it has.
-
-        Args:
-            image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
+        Raises:
+            ValueError: another number of counts than layers, or one that leaves no patch.
         """
-        tokens_in = self.num_input_tokens(image_size)
-        return [min(tokens, tokens_in) for tokens in self.tokens_out or ()]
-
-    def validate_tokens(self) -> None:
-        """Checks the token counts (run by `@strict`)."""
-        counts, depth = list(self.tokens_out or ()), self.num_hidden_layers
-        if len(counts) != depth:
-            raise ValueError(f"tokens_out={counts} has {len(counts)} entries: give one for each of the {depth} layers.")
-        most = self.num_input_tokens()
-        for count in counts:
-            if not is_integer(count) or not 1 <= count <= most:
-                raise ValueError(
-                    f"tokens_out={counts} must be integers of at least 1 and at most the {most} tokens at hand there; "
-                    f"{count!r} is not."
-                )
-            most = count
+        depth, prefix = config.num_hidden_layers, config.num_prefix_tokens
+        if len(self.tokens_out) != depth:
+            raise ValueError(
+                f"tokens_out={list(self.tokens_out)} has {len(self.tokens_out)} entries: give one for each of the "
+                f"{depth} layers."
+            )
+        patches = math.prod(config.patch_grid(image_size))
+        counts = [min(count - prefix, patches) for count in self.tokens_out]
+        if counts[-1] < 1:
+            raise ValueError(
+                f"tokens_out={list(self.tokens_out)} must be above the {prefix} tokens before the patches."
+            )
+        return plan_of_counts(config, image_size, counts, [keep_first] * depth)
 
 
-class TruncationLayer(BaselineLayer):
-    """A layer that may cut its sequence off."""
-
-    def reduce(
-        self, hidden_states: Tensor, evidence: Tensor | None, sizes: Tensor | None, tokens_out: int, grids: Grids
-    ) -> tuple[Tensor, Tensor | None]:
-        """The first ``tokens_out`` tokens; sizes are not tracked."""
-        return hidden_states[:, :tokens_out], sizes
-
-
-class TruncationModel(BaselineModel):
-    """The encoder: ``ViTModel`` with truncation."""
-
-    config_class = TruncationConfig
-    config: TruncationConfig
-    layer_class = TruncationLayer
-    _no_split_modules = ["BaselineEmbeddings", "TruncationLayer"]
-
-
-class TruncationForImageClassification(BaselineForImageClassification):
-    """``ViTForImageClassification`` with truncation."""
-
-    config_class = TruncationConfig
-    config: TruncationConfig
-    model_class = TruncationModel
-
-
-# Hub checkpoints of ViT carry older parameter names; transformers renames them by class name.
-register_checkpoint_conversion_mapping("TruncationModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)
+def keep_first(
+    hidden_states: Tensor, evidence: Any, layout: TokenLayout, step: LayerPlan
+) -> tuple[Tensor, TokenLayout]:
+    """The first tokens; see ``LayerPlan.rule``."""
+    kept = layout.positions[:, : step.patches_out]
+    return hidden_states[:, : step.tokens_out], layout._replace(positions=kept)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
-from ..baselines import matched
 from ..baselines.arguments import some
-from ..baselines.fused_projections import fuse_projections
 from ..baselines.macs import count_macs
+from ..baselines.matched import build_rival
+from ..baselines.rival import Rival
 from ..modeling import FATRViTForImageClassification
 from .settings import Setting
 
@@ -47,7 +47,7 @@ def build_stock(setting: Setting) -> PreTrainedModel:
     return ViTForImageClassification(ViTConfig(**setting.size.fields))
 
 
-def build_fatr(setting: Setting, **changes: Any) -> PreTrainedModel:
+def build_fatr(setting: Setting, **changes: Any) -> FATRViTForImageClassification:
     """FATR, with further fields of its configuration."""
     return FATRViTForImageClassification(setting.fatr_config(**changes))
 
@@ -58,41 +58,19 @@ def build_unreduced(setting: Setting) -> PreTrainedModel:
     return build_fatr(setting, **unreduced)
 
 
-def build_truncation(setting: Setting) -> PreTrainedModel:
-    """FATR's token counts by slicing."""
-    from ..baselines import TruncationConfig, TruncationForImageClassification
-
-    tokens_out = [layer.tokens_out for layer in setting.fatr_config().plan()]
-    return TruncationForImageClassification(TruncationConfig(**setting.size.fields, tokens_out=tokens_out))
-
-
-def build_evit(setting: Setting) -> PreTrainedModel:
-    """EViT with FATR's layers and keep ratios."""
-    from ..baselines import EViTConfig, EViTForImageClassification
-
-    fatr = setting.fatr_config()
-    return EViTForImageClassification(
-        EViTConfig(**setting.size.fields, reduction_layers=fatr.reduction_layers, keep_ratio=fatr.keep_ratio)
-    )
-
-
-def build_tome(setting: Setting, **changes: Any) -> PreTrainedModel:
-    """ToMe with as many merges in each layer as bring its multiply-accumulates closest to FATR's."""
-    from ..baselines import ToMeConfig, ToMeForImageClassification
-
-    if "merges_per_layer" not in changes:
-        changes["merges_per_layer"] = matched_merges(setting)
-    return ToMeForImageClassification(ToMeConfig(**setting.size.fields, **changes))
+def build_rival_of(name: str) -> Callable[[Setting], PreTrainedModel]:
+    """Builds a rival at FATR's cost (see ``baselines.matched``)."""
+    return lambda setting: build_rival(build_fatr(setting), name)
 
 
 KINDS = {
     "stock": Kind("stock ViT (SDPA)", build_stock),
     "reduction-off": Kind("FATR, reduction off", build_unreduced),
-    "truncation-bound": Kind("truncation bound", build_truncation),
+    "truncation-bound": Kind("truncation bound", build_rival_of("truncation")),
     "fatr": Kind("FATR", build_fatr),
     "fatr-no-omega": Kind("FATR, no re-weighting", lambda setting: build_fatr(setting, reweight_attention=False)),
-    "evit": Kind("EViT", build_evit),
-    "tome": Kind("ToMe", build_tome),
+    "evit": Kind("EViT", build_rival_of("evit")),
+    "tome": Kind("ToMe", build_rival_of("tome")),
     "random": Kind(
         "random selection", lambda setting: build_fatr(setting, selection="random", reweight_attention=False)
     ),
@@ -106,11 +84,6 @@ SCORED = ("fatr", "fatr-no-omega")
 def macs_of_kind(name: str, setting: Setting) -> int:
     """Multiply-accumulates of a forward pass of one contestant over one image."""
     return cached_macs(name, arithmetic_of(setting))
-
-
-def matched_merges(setting: Setting) -> int:
-    """Merges in each layer for which ToMe's multiply-accumulates are closest to FATR's."""
-    return matched.matched_merges(setting.size.fields, macs_of_kind("fatr", setting))
 
 
 def arithmetic_of(setting: Setting) -> Setting:
@@ -174,7 +147,8 @@ def build_contestant(name: str, setting: Setting, device: torch.device, weights:
     with torch.device(device):
         model: Any = kind.build(setting)
     model.set_attn_implementation("sdpa")
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    inner = model.model if isinstance(model, Rival) else model
+    missing, unexpected = inner.load_state_dict(weights, strict=False)
     unknown = [key for key in missing if not key.endswith(TRAINED_PARAMETERS)]
     if unknown or unexpected:
         raise RuntimeError(f"{kind.label} does not share the stock model's weights: {[*unknown, *unexpected]}.")
@@ -184,8 +158,8 @@ def build_contestant(name: str, setting: Setting, device: torch.device, weights:
     else:
         model.to(setting.torch_dtype).eval()
         if setting.fuse and name != "stock":
-            model = fused_copy(model)
-    label = f"{kind.label} (r={matched_merges(setting)})" if name == "tome" else kind.label
+            model = model.fuse()
+    label = f"{kind.label} (r={model.method.merges_per_layer})" if name == "tome" else kind.label
     options = {}
     if name in SCORED and setting.score_implementation is not None:
         options["score_implementation"] = setting.score_implementation
@@ -203,8 +177,3 @@ def draw_trained_parameters(model: PreTrainedModel, names: Iterable[str], seed: 
         parameter = model.get_parameter(name)
         generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
         parameter.copy_(TRAINED_STD * torch.randn(parameter.shape, generator=generator).clamp(-2, 2))
-
-
-def fused_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A model's copy for inference with the most that it can fuse."""
-    return model.fuse() if isinstance(model, FATRViTForImageClassification) else fuse_projections(model)

@@ -8,7 +8,7 @@ import typer
 from ..analysis.compare import compare, comparison_table
 from ..analysis.curves import comparison_figure
 from ..analysis.figure_files import require_figure_file, save_figure
-from ..baselines.matched import CLASSES, matched_rivals
+from ..baselines.matched import RIVALS, matched_rivals
 from ..benchmark.machine import choose_device
 from ..hub.load import load_model, load_reduced
 from .common import (
@@ -38,9 +38,9 @@ from .common import (
 HELP = """
 Compares FATR with the unreduced model and with rivals of its cost, all with the same weights, on the same images.
 
-MODEL is a folder or a Hub name: a FATR model, or any ViT, which is then reduced without training. IMAGES is a picture,
-a folder of them (a sub-folder for each class gives labels), or the word photographs. The first row is what the others
-are compared with.
+MODEL is a folder or a Hub name: a FATR model, or a stock one, which is then reduced without training. IMAGES is a
+picture, a folder of them (a sub-folder for each class gives labels), or the word photographs. The first row is what the
+others are compared with.
 
 \b
   fatr-hf compare outputs/digits/model photographs
@@ -53,7 +53,7 @@ are compared with.
 def run(
     model: ModelName,
     images: Images,
-    rivals: Annotated[str | None, option(f"Of {', '.join(CLASSES)}. [all of the model's family]")] = None,
+    rivals: Annotated[str | None, option(f"Of {', '.join(RIVALS)}. [all but truncation]")] = None,
     beside: Annotated[str | None, option("Further models, as they are: folders or Hub names.")] = None,
     preset: Preset = None,
     reduction_layers: ReductionLayers = None,

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from .reduction_config import ReductionConfig, as_pair, is_integer, is_number
-from .token_plan import SIZE_CHANNELS
+from .token_plan import SIZE_CHANNELS, LayerPlan
 
 REPEATS = 7
 """Timed forward passes for one latency, which is their median."""
@@ -108,14 +108,14 @@ def choose_keep_ratio(
     latency_ms: float | None,
     batch_size: int,
     image_size: int | Iterable[int] | None,
-    measure: Callable[[Any, torch.Tensor], float] | None = None,
+    measure: Callable[[Any, torch.Tensor, Sequence[LayerPlan]], float] | None = None,
 ) -> float:
     """The highest keep ratio of a model within a budget; remembers what it measures in ``model.config``.
 
     Args:
-        model: a FATR model; its keep ratio is changed while it is measured, and set back.
+        model: a FATR model.
         macs, latency_ms, batch_size, image_size: see ``ReductionModel.for_budget``.
-        measure: milliseconds of a forward pass over pixel values; ``forward_milliseconds`` by default.
+        measure: milliseconds of a forward pass over pixel values by a plan; ``forward_milliseconds`` by default.
 
     Raises:
         ValueError: no budget, one that is not positive or cannot be met, a batch that is no positive integer, or a
@@ -148,7 +148,7 @@ def remembered_latency(
     model: Any,
     batch_size: int,
     image_size: int | Iterable[int] | None,
-    measure: Callable[[Any, torch.Tensor], float],
+    measure: Callable[[Any, torch.Tensor, Sequence[LayerPlan]], float],
 ) -> Callable[[float], float]:
     """A function from keep ratio to milliseconds that measures what ``config.measured_latencies`` does not hold."""
     config = model.config
@@ -163,12 +163,7 @@ def remembered_latency(
         known = config.measured_latencies or {}
         name = f"{ratio:.2f}"
         if name not in known.get(key, {}):
-            before = config.keep_ratio
-            model.set_reduction(keep_ratio=ratio)
-            try:
-                milliseconds = measure(model, pixel_values)
-            finally:
-                model.set_reduction(keep_ratio=before)
+            milliseconds = measure(model, pixel_values, with_keep_ratio(config, ratio).plan((height, width)))
             known = known | {key: known.get(key, {}) | {name: milliseconds}}
             config.measured_latencies = dict(list(known.items())[-REMEMBERED:])
         return float(config.measured_latencies[key][name])
@@ -202,7 +197,7 @@ def cpu_name() -> str:
 
 
 @torch.inference_mode()
-def forward_milliseconds(model: Any, pixel_values: torch.Tensor) -> float:
+def forward_milliseconds(model: Any, pixel_values: torch.Tensor, plan: Sequence[LayerPlan] | None = None) -> float:
     """Milliseconds of a forward pass in evaluation mode: the median of ``REPEATS``, after two that do not count."""
     was_training = model.training
     model.eval()
@@ -210,7 +205,7 @@ def forward_milliseconds(model: Any, pixel_values: torch.Tensor) -> float:
     try:
         for _ in range(REPEATS + 2):
             start = time.perf_counter()
-            model(pixel_values, interpolate_pos_encoding=True)
+            model(pixel_values, interpolate_pos_encoding=True, plan=plan)
             if pixel_values.device.type != "cpu":
                 torch.accelerator.synchronize(pixel_values.device)
             samples.append(1e3 * (time.perf_counter() - start))

@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .frequency_attention import append_dc_size, attend, reweight_values, selection_scores
+from .frequency_attention import Evidence, append_sizes, attend, mean_keys, reweight_values, selection_scores
 from .operators import reduction_function
 from .positions import rotary_rows, rotate
 from .reduction_config import ReductionConfig
@@ -73,22 +73,23 @@ class FATRAttention(nn.Module):
 
     def forward(
         self, hidden_states: Tensor, layout: TokenLayout, plan: LayerPlan, rows: Rows | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Evidence]:
         """Attention over a sequence (batch, tokens, hidden).
 
         Returns:
             Output (batch, tokens, hidden); the map (batch, heads, tokens, tokens) under eager attention, as it is
-            before re-weighting; attention scores (batch, tokens) in a layer that reduces.
+            before re-weighting; what a layer that reduces goes by.
         """
         heads = (self.num_attention_heads, self.head_dim)
         projections = (self.q_proj, self.k_proj, self.v_proj)
         query, key, value = (each(hidden_states).unflatten(2, heads).transpose(1, 2) for each in projections)
+        keys = mean_keys(key) if plan.reduces and plan.compares_keys else None
         if rows is not None:
             query, key = rotate(query, rows), rotate(key, rows)
         if plan.follows_reduction and (self.omega1 is not None or self.omega2 is not None):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
         output, weights, scores = attend_tokens(self, query, key, value, layout, plan, **kwargs)
-        return self.o_proj(output), weights, scores
+        return self.o_proj(output), weights, Evidence(scores, keys)
 
 
 def attend_tokens(
@@ -103,8 +104,8 @@ def attend_tokens(
     Returns:
         Output (batch, queries, hidden), the map where one is made, scores (batch, tokens) in a layer that reduces.
     """
-    if layout.num_dc and plan.size_exponent:
-        query, key, value = append_dc_size(query, key, value, layout.dc_counts, plan.size_exponent, attention.scaling)
+    if plan.size_exponent and layout.counts.shape[1]:
+        query, key, value = append_sizes(query, key, value, layout.counts, plan.size_exponent, attention.scaling)
     result = attend(
         ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention),
         attention,
@@ -178,13 +179,16 @@ class FATRReduction(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        attention_scores: Tensor | None,
+        evidence: Evidence,
         layout: TokenLayout,
         plan: LayerPlan,
         implementation: str | None = None,
     ) -> tuple[Tensor, TokenLayout]:
         """Reduces (batch, tokens, hidden); ``implementation`` is one of ``REDUCTION_IMPLEMENTATIONS``."""
-        scores = selection_scores(plan.selection, attention_scores, hidden_states, layout, plan.layer)
+        if plan.rule is not None:
+            reduced, new_layout = plan.rule(hidden_states, evidence, layout, plan)
+            return reduced, after_reduction(layout, hidden_states, reduced, new_layout, None)
+        scores = selection_scores(plan.selection, evidence.scores, hidden_states, layout, plan.layer)
         positions = self.dc_position_embeddings
         reduce = reduction_function(implementation, hidden_states, plan.windows_out, positions)
         reduced, new_layout = reduce(hidden_states, scores, layout, plan.patches_out, plan.windows_out, positions)
@@ -227,21 +231,21 @@ class FATRLayer(GradientCheckpointingLayer):
             rows: rotary positions of the tokens.
             reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the fastest that runs here.
         """
-        hidden_states, _, scores = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
+        hidden_states, _, evidence = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
         if plan.reduces:
-            hidden_states, layout = self.reduction(hidden_states, scores, layout, plan, reduction_implementation)
+            hidden_states, layout = self.reduction(hidden_states, evidence, layout, plan, reduction_implementation)
         return self.mlp_block(hidden_states), layout
 
     def attention_block(
         self, hidden_states: Tensor, layout: TokenLayout, plan: LayerPlan, rows: Rows | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The layer up to its reduction: the sequence after attention's residual, the map, the scores (batch, tokens).
+    ) -> tuple[Tensor, Tensor | None, Evidence]:
+        """The layer up to its reduction: the sequence after attention's residual, the map, what a reduction goes by.
 
-        The map is there under eager attention, scores where the layer reduces and is scored by its attention.
+        The map is given under eager attention, scores where the layer reduces and is scored by its attention.
         """
         normed = self.layernorm_before(hidden_states)
-        update, weights, scores = self.attention(normed, layout, plan, rows, **kwargs)
-        return hidden_states + self.drop_path(self.layer_scale1(self.dropout(update))), weights, scores
+        update, weights, evidence = self.attention(normed, layout, plan, rows, **kwargs)
+        return hidden_states + self.drop_path(self.layer_scale1(self.dropout(update))), weights, evidence
 
     def mlp_block(self, hidden_states: Tensor) -> Tensor:
         """The layer from its reduction on: the MLP and its residual."""

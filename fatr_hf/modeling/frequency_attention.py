@@ -1,8 +1,8 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""Attention for token reduction: exact scores, per-head re-weighting and the size of DC tokens.
+"""Attention for token reduction: exact scores, per-head re-weighting and the size of tokens.
 
 ``A`` (N x N, rows sum to 1) is the attention map of a head, ``A_LP = 11^T / N`` its low-pass part and
-``A_HP = A - A_LP`` the rest (section 3 of the paper, arXiv 2511.21477). Re-weighting and DC sizes are rewritten as
+``A_HP = A - A_LP`` the rest (section 3 of the paper, arXiv 2511.21477). Re-weighting and sizes are rewritten as
 changes of queries, keys and values, so that any attention function computes them, without a map.
 """
 
@@ -36,6 +36,21 @@ class AttentionResult(NamedTuple):
     """(batch, heads, tokens, tokens), the map ``A`` where the attention function makes one."""
     scores: Tensor | None
     """(batch, tokens) in float32 or better, where the selection is scored by the attention."""
+
+
+class Evidence(NamedTuple):
+    """What a layer's attention tells of its tokens to a reduction."""
+
+    scores: Tensor | None
+    """(batch, tokens) in float32 or better, where the selection is scored by the attention."""
+    keys: Tensor | None = None
+    """(batch, tokens, head_dim) in float32 or better: the keys as projected, averaged over heads, without gradient;
+    where the plan asks for them."""
+
+
+def mean_keys(key: Tensor) -> Tensor:
+    """``Evidence.keys`` of the keys (batch, heads, tokens, head_dim)."""
+    return key.detach().mean(dim=1, dtype=torch.promote_types(key.dtype, torch.float32))
 
 
 def attend(
@@ -193,17 +208,17 @@ def change_last(value: Tensor, last: Tensor) -> Tensor:
     return value
 
 
-def append_dc_size(
-    query: Tensor, key: Tensor, value: Tensor, dc_counts: Tensor, exponent: float, scaling: float
+def append_sizes(
+    query: Tensor, key: Tensor, value: Tensor, counts: Tensor, exponent: float, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Raises the logits towards a DC token that stands for ``c`` patches by ``exponent * log(c)``, without a mask.
+    """Raises the logits towards a token that stands for ``c`` patches by ``exponent * log(c)``, without a mask.
 
     The bias travels in further channels: queries hold a constant there, keys the bias. It is split into a rounded
     part and its remainder, so that half precision loses nothing of it. An empty window (``c = 0``) gets no attention.
 
     Args:
-        query, key, value: (batch, heads, tokens, head_dim), the last tokens being DC tokens.
-        dc_counts: (batch, DC tokens).
+        query, key, value: (batch, heads, tokens, head_dim).
+        counts: (batch, last tokens), the patches that each of the last tokens stands for; those before stand for one.
         scaling: factor that the attention applies to ``query @ key``.
 
     Returns:
@@ -211,12 +226,12 @@ def append_dc_size(
     """
     # A power of two is exact in every dtype; what it leaves of one over the scaling goes into the bias.
     constant = 2.0 ** round(-math.log2(scaling))
-    logs = dc_counts.clamp(min=1).to(torch.promote_types(key.dtype, torch.float32)).log()
-    bias = torch.where(dc_counts > 0, exponent * logs, EXCLUDED_LOGIT) / (scaling * constant)
+    logs = counts.clamp(min=1).to(torch.promote_types(key.dtype, torch.float32)).log()
+    bias = torch.where(counts > 0, exponent * logs, EXCLUDED_LOGIT) / (scaling * constant)
     coarse = bias.to(key.dtype)
     fine = (bias - coarse).to(key.dtype)
     channels = torch.stack([coarse, fine], dim=2)[:, None].expand(-1, key.shape[1], -1, -1)
-    channels = nn.functional.pad(channels, (0, SIZE_CHANNELS - 2, key.shape[2] - dc_counts.shape[1], 0))
+    channels = nn.functional.pad(channels, (0, SIZE_CHANNELS - 2, key.shape[2] - counts.shape[1], 0))
     constants = query.new_full((1, 1, 1, SIZE_CHANNELS), constant).expand(*query.shape[:3], -1)
     return (
         torch.cat([query, constants], dim=3),
@@ -226,7 +241,7 @@ def append_dc_size(
 
 
 def selection_scores(
-    selection: str, attention_scores: Tensor | None, hidden_states: Tensor, layout: TokenLayout, layer: int
+    selection: str | None, attention_scores: Tensor | None, hidden_states: Tensor, layout: TokenLayout, layer: int
 ) -> Tensor:
     """The scores that rank patch tokens; the highest are kept.
 

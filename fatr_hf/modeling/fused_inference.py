@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .encoder import FATRMLP, FATRAttention, FATRLayer, LayerScale, Rows, attend_tokens
-from .frequency_attention import change_last, reweight_values
+from .frequency_attention import Evidence, change_last, mean_keys, reweight_values
 from .operators import add_residual, token_means
 from .positions import rotate
 from .token_plan import LayerPlan
@@ -131,13 +131,14 @@ class FusedAttention(nn.Module):
         rows: Rows | None = None,
         num_queries: int | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Evidence, Tensor | None]:
         """Attention over (batch, tokens, hidden), of all tokens or the first ``num_queries``.
 
         Returns:
             What ``FATRAttention`` returns, and what re-weighting adds to the output of every token (batch, hidden).
         """
         query, key, value = self.project(hidden_states, num_queries)
+        keys = mean_keys(key) if plan.reduces and plan.compares_keys else None
         if rows is not None:
             turned = query if num_queries else rotate(query, rows)
             query, key = turned, rotate(key, rows)
@@ -147,7 +148,7 @@ class FusedAttention(nn.Module):
             value = change_last(value, value[:, :, -layout.num_dc :] * self.dc_gain)
         output, weights, scores = attend_tokens(self, query, key, value, layout, plan, **kwargs)
         shift = None if self.mean_proj is None else self.mean_proj(token_means(hidden_states))
-        return self.o_proj(output), weights, scores, shift
+        return self.o_proj(output), weights, Evidence(scores, keys), shift
 
     def project(self, hidden_states: Tensor, num_queries: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (batch, heads, tokens, head_dim); queries of the first ``num_queries`` or all."""
@@ -212,19 +213,19 @@ class FusedLayer(nn.Module):
             raise ValueError(
                 "A fused model is for inference: train the model that it was made from, then fuse that again."
             )
-        hidden_states, _, scores = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
+        hidden_states, _, evidence = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
         if plan.reduces and not plan.prefix_only:
-            hidden_states, layout = self.reduction(hidden_states, scores, layout, plan, reduction_implementation)
+            hidden_states, layout = self.reduction(hidden_states, evidence, layout, plan, reduction_implementation)
         return self.mlp_block(hidden_states), layout
 
     def attention_block(
         self, hidden_states: Tensor, layout: TokenLayout, plan: LayerPlan, rows: Rows | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Evidence]:
         """As ``FATRLayer.attention_block``, of the prefix tokens alone where the plan says so."""
         queries = layout.num_prefix if plan.prefix_only else None
         normed = self.layernorm_before(hidden_states)
-        update, weights, scores, shift = self.attention(normed, layout, plan, rows, queries, **kwargs)
-        return add_residual(hidden_states[:, :queries], update, shift, in_place=True), weights, scores
+        update, weights, evidence, shift = self.attention(normed, layout, plan, rows, queries, **kwargs)
+        return add_residual(hidden_states[:, :queries], update, shift, in_place=True), weights, evidence
 
     def mlp_block(self, hidden_states: Tensor) -> Tensor:
         """As ``FATRLayer.mlp_block``."""

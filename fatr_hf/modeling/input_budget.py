@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .budget import is_admissible, schedule_macs, with_keep_ratio
 from .encoder import Rows, run_layers
+from .frequency_attention import Evidence
 from .positions import rotary_rows
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan, per_layer
@@ -50,11 +51,11 @@ def run_by_mass(
     hidden_states, layout, rotary = encoder.start(pixel_values, interpolate_pos_encoding=bool(interpolate_pos_encoding))
     shared = run_layers(encoder.layers[:first], hidden_states, layout, plans[0][:first], rotary)
     rows = rotary_rows(layout, rotary)
-    hidden_states, _, scores = encoder.layers[first].attention_block(
+    hidden_states, _, evidence = encoder.layers[first].attention_block(
         shared.hidden_states, layout, plans[0][first], rows
     )
 
-    patches = slice(layout.num_prefix, layout.num_prefix + layout.num_patches)
+    scores, patches = evidence.scores, slice(layout.num_prefix, layout.num_prefix + layout.num_patches)
     buckets = choose_buckets(scores[:, patches], [each[first].patches_out for each in plans], selection_mass)
     logits = hidden_states.new_empty(len(hidden_states), model.num_labels)
     for bucket in buckets.unique().tolist():
@@ -93,7 +94,7 @@ def finish(
     """Logits (batch, classes), from the attention of the layer with which the plan begins."""
     encoder, first = model.base_model, plan[0].layer
     layer = encoder.layers[first]
-    hidden_states, layout = layer.reduction(hidden_states, scores, layout, plan[0])
+    hidden_states, layout = layer.reduction(hidden_states, Evidence(scores), layout, plan[0])
     encoded = run_layers(encoder.layers[first + 1 :], layer.mlp_block(hidden_states), layout, plan[1:], rotary)
     outputs = encoder.read_out(encoded)
     outputs.token_sizes = token_sizes(encoded.layout) if encoded.layout.is_reduced else None

@@ -21,9 +21,12 @@ def token_rows(table: Tensor, layout: TokenLayout) -> Tensor:
         table: (patches, channels), a row for every patch of the grid.
 
     Returns:
-        (batch, tokens without prefix, channels): a kept patch has its own row, a DC token the mean of those it stands
-        for, an empty window the mean of all that were folded.
+        (batch, tokens without prefix, channels): a kept patch has its own row, any other token the mean of those it
+        stands for, an empty window the mean of all that were folded.
     """
+    if layout.sources is not None:
+        place = torch.arange(layout.num_patches, device=table.device)[:, None] + layout.num_prefix
+        return mean_rows(table, layout.sources[:, None] == place)
     kept = table[layout.positions]
     if not layout.windows:
         return kept
@@ -34,9 +37,18 @@ def token_rows(table: Tensor, layout: TokenLayout) -> Tensor:
     places = torch.arange(layout.num_dc, device=table.device)[:, None]
     members = (window == places) & is_folded[:, None]
     members = torch.where(members.any(dim=2, keepdim=True), members, is_folded[:, None])
+    return torch.cat([kept, mean_rows(table, members)], dim=1)
+
+
+def mean_rows(table: Tensor, members: Tensor) -> Tensor:
+    """The means of rows of a table (patches, channels), by ``members`` (batch, means, patches), each of at least one.
+
+    Returns:
+        (batch, means, channels).
+    """
     dtype = torch.promote_types(table.dtype, torch.float32)
     shares = members.to(dtype) / members.sum(dim=2, keepdim=True)
-    return torch.cat([kept, (shares @ table.to(dtype)).to(table.dtype)], dim=1)
+    return (shares @ table.to(dtype)).to(table.dtype)
 
 
 def rotary_rows(layout: TokenLayout, rotary: Sequence[Tensor] | None) -> tuple[Tensor, Tensor] | None:

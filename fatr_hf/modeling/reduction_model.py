@@ -426,7 +426,7 @@ def check_plan(model: ReductionModel, plan: Sequence[LayerPlan], image_size: Ite
             f"plan begins with {first.prefix} prefix tokens and {first.patches_in} patches, but these images of this "
             f"model have {config.num_prefix_tokens} and {patches}: use config.plan(image_size)."
         )
-    if is_fused(model):
+    if is_fused(model) and config.reweight_attention:
         if [step._replace(prefix_only=False) for step in plan] != config.plan(image_size):
             raise ValueError("plan: a fused model is fixed; give the plan to the model that it was made from.")
         return

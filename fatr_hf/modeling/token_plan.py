@@ -5,7 +5,7 @@ Every count follows from the configuration and the image size, so all shapes are
 exports whole, and its cost is known without building it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 SIZE_CHANNELS = 8
@@ -47,13 +47,18 @@ class LayerPlan(NamedTuple):
     """DC windows along each side of the input's grid; 0 where the input holds no DC tokens."""
     windows_out: int
     follows_reduction: bool
-    """Whether this layer or one before it reduces."""
-    selection: str = "high_frequency"
-    """How the layer ranks its patches, if it reduces."""
+    """Whether this layer or one before it reduces by the paper's method: heads then re-weight."""
+    selection: str | None = "high_frequency"
+    """How the layer ranks its patches, if it reduces; None where a rule needs no scores."""
     size_exponent: float = 0.0
-    """Raises the attention logits towards a DC token of ``c`` patches by this times ``log(c)``."""
+    """Raises the attention logits towards a token of ``c`` patches by this times ``log(c)``."""
     prefix_only: bool = False
     """Whether only the prefix tokens of the layer's output are read: a fused layer then computes no more."""
+    compares_keys: bool = False
+    """Whether a layer that reduces goes by its keys, too."""
+    rule: Callable[..., Any] | None = None
+    """Reduces in place of ``FATRReduction``: takes a sequence, the ``Evidence``, the ``TokenLayout`` and this plan, and
+    gives the next sequence and layout. None for the method of the paper."""
 
     @property
     def dc_in(self) -> int:

@@ -28,11 +28,17 @@ class TokenLayout(NamedTuple):
     windows: int
     """DC windows along each side of the grid; 0 while there are no DC tokens."""
     positions: Tensor
-    """(batch, patches) int64: the original grid place of every patch token, ascending."""
+    """(batch, patch tokens) int64: the original grid place of every patch token; of one that stands for several
+    patches, the place of one of them."""
     dc_counts: Tensor
     """(batch, windows**2) int64: how many patches each DC token stands for."""
     residual: Tensor | None = None
     """(batch, patches, hidden): what each patch differs by from the token that stands for it; None if not kept."""
+    sources: Tensor | None = None
+    """(batch, patches) int64: the place in the sequence of the token that stands for each patch, -1 for none; None
+    where positions and windows tell it."""
+    sizes: Tensor | None = None
+    """(batch, patch tokens) int64: how many patches each patch token stands for; None where each stands for one."""
 
     @property
     def num_patches(self) -> int:
@@ -42,6 +48,11 @@ class TokenLayout(NamedTuple):
     def is_reduced(self) -> bool:
         """Whether some patches are no tokens of their own."""
         return self.num_patches < math.prod(self.grid)
+
+    @property
+    def counts(self) -> Tensor:
+        """(batch, last tokens) int64: how many patches the last tokens stand for, of which any stands for several."""
+        return self.dc_counts if self.sizes is None else torch.cat([self.sizes, self.dc_counts], dim=1)
 
     @property
     def num_dc(self) -> int:
@@ -239,6 +250,8 @@ def token_sources(layout: TokenLayout) -> Tensor:
     Returns:
         (batch, rows * columns) int64; -1 for a patch that was dropped without a DC token.
     """
+    if layout.sources is not None:
+        return layout.sources
     batch_size, patches = layout.positions.shape[0], layout.grid[0] * layout.grid[1]
     device = layout.positions.device
     is_kept = torch.zeros(batch_size, patches, dtype=torch.bool, device=device).scatter(1, layout.positions, True)
@@ -250,12 +263,12 @@ def token_sources(layout: TokenLayout) -> Tensor:
 
 
 def token_sizes(layout: TokenLayout) -> Tensor:
-    """How many patches each token of a sequence stands for: none for the prefix, one for a kept patch.
+    """How many patches each token of a sequence stands for: none for the prefix.
 
     Returns:
         (batch, tokens) int64.
     """
-    kept = torch.ones_like(layout.positions)
+    kept = torch.ones_like(layout.positions) if layout.sizes is None else layout.sizes
     prefix = kept.new_zeros(1, 1).expand(kept.shape[0], layout.num_prefix)
     return torch.cat([prefix, kept, layout.dc_counts], dim=1)
 

@@ -17,17 +17,10 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.analysis.analyze import analyze
-from fatr_hf.baselines import (
-    EViTConfig,
-    EViTForImageClassification,
-    PoolingConfig,
-    PoolingForImageClassification,
-    ToMeConfig,
-    ToMeForImageClassification,
-    TruncationConfig,
-    TruncationForImageClassification,
-)
+from fatr_hf.baselines import EViT, Pooling, Rival, ToMe, Truncation
+from fatr_hf.baselines.rival import UNREDUCED
 
 FAMILIES = {
     "vit": (ViTConfig, ViTForImageClassification),
@@ -40,11 +33,11 @@ FAMILIES = {
 
 LAYERWISE = {"reduction_layers": [0, 2], "keep_ratio": [0.7, 0.6]}
 RIVALS = {
-    "evit": (EViTConfig, EViTForImageClassification, LAYERWISE),
-    "evit-dropping": (EViTConfig, EViTForImageClassification, {**LAYERWISE, "fuse_inattentive": False}),
-    "pooling": (PoolingConfig, PoolingForImageClassification, LAYERWISE),
-    "tome": (ToMeConfig, ToMeForImageClassification, {"merges_per_layer": [9, 0, 20, 5]}),
-    "truncation": (TruncationConfig, TruncationForImageClassification, {"tokens_out": [65, 40, 40, 7]}),
+    "evit": (EViT, LAYERWISE),
+    "evit-dropping": (EViT, {**LAYERWISE, "fuse_inattentive": False}),
+    "pooling": (Pooling, LAYERWISE),
+    "tome": (ToMe, {"merges_per_layer": [9, 0, 20, 5]}),
+    "truncation": (Truncation, {"tokens_out": [65, 40, 40, 7]}),
 }
 """Each leaves some layers alone; 8 x 8 patches are pooled to 7 x 6 and then to 5 x 5."""
 
@@ -60,12 +53,16 @@ def randomise(model):
 
 @pytest.fixture
 def make_model(tiny):
-    """Builds a model of ``FAMILIES`` or ``RIVALS`` by its name."""
+    """Builds a model of ``FAMILIES`` or ``RIVALS`` by its name; fields are those of the model, or of the method."""
 
     def make(name, **fields):
-        config_class, model_class, *own = (FAMILIES | RIVALS)[name]
-        fields = {**tiny, "num_labels": 5, **(own[0] if own else {}), **fields}
-        return randomise(model_class(config_class(**fields)))
+        if name in FAMILIES:
+            config_class, model_class = FAMILIES[name]
+            return randomise(model_class(config_class(**{**tiny, "num_labels": 5, **fields})))
+        method, own = RIVALS[name]
+        sizes = {each: fields.pop(each) for each in ("image_size", "num_hidden_layers") if each in fields}
+        vit = FATRViTForImageClassification(FATRViTConfig(**{**tiny, "num_labels": 5, **sizes, **UNREDUCED}))
+        return randomise(Rival.of(vit, method(**{**own, **fields})))
 
     return make
 

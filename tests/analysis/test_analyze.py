@@ -6,9 +6,11 @@ import pytest
 import torch
 from rounding import FLOAT32
 
+import fatr_hf
 from fatr_hf.analysis.analyze import Analysis, Moments, Row, analysis_table, analyze, choose_measures, label_of
 from fatr_hf.analysis.model_measures import LAYER_MEASURES, MASS_SHARES, MEASURES, STATE_MEASURES
 from fatr_hf.analysis.trace import trace
+from fatr_hf.baselines import Rival, Truncation
 
 ATTENTION = [name for name, measure in LAYER_MEASURES.items() if measure.needs_attention]
 IMAGES = 5
@@ -106,10 +108,10 @@ def test_pooled_patches_have_no_scores(make_model, images):
 
 
 def test_a_single_token_has_no_pair_and_no_energy(make_model, images):
-    analysis = analyze(make_model("truncation", tokens_out=[65, 65, 1, 1]), images[:2])
-    assert analysis.tokens == (65, 65, 65, 1, 1)
-    for name in ("pairwise_cosine", "spectrum", "similarity_to_last"):
-        assert {row.layer for row in analysis.select(name)} == ({0, 1, 2} if name != "similarity_to_last" else set())
+    siglip = fatr_hf.convert(make_model("siglip"))
+    analysis = analyze(Rival.of(siglip, Truncation([64, 64, 1, 1])), images[:2])
+    assert analysis.tokens == (64, 64, 64, 1, 1)
+    assert {row.layer for row in analysis.select("pairwise_cosine")} == {0, 1, 2}
     assert [row.mean for row in analysis.select("high_frequency_energy")[-2:]] == [0, 0]
     assert [row.layer for row in analysis.select("collapse_ratio")] == [0, 1, 2]
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from rounding import assert_rounded_alike
-from transformers import ViTModel
 
 from fatr_hf import FATRViTModel
 from fatr_hf.analysis.analyze import Analysis, Row, analyze
@@ -96,7 +95,7 @@ def test_encoders_have_a_cosine_alone(make_sharp_fatr, images, pooling):
     config = make_sharp_fatr().config
     fatr = FATRViTModel(config, add_pooling_layer=pooling).double().eval()
     models = matched_rivals(fatr, ["unreduced"]) | {"FATR": fatr}
-    assert isinstance(models["unreduced"], ViTModel)
+    assert isinstance(models["unreduced"], FATRViTModel)
     reference, other = compare(models, Batch(images, LABELS), ["stable_rank"]).contenders
     assert set(reference.answers) == set(other.answers) == {"cosine"}
     outputs = [model(images) for model in models.values()]
@@ -192,7 +191,7 @@ def test_table():
 def test_models_of_other_depth_and_broken_ones_stand_in_the_table(models, make_model, make_sharp_fatr, images):
     models["shallow"], models["broken"] = make_sharp_fatr(num_hidden_layers=2), make_model("evit")
     with torch.no_grad():
-        models["broken"].vit.layers[3].mlp.fc2.bias.fill_(torch.nan)
+        models["broken"].model.vit.layers[3].mlp.fc2.bias.fill_(torch.nan)
     comparison = compare(models, Batch(images, LABELS), ["effective_rank", "pairwise_cosine"])
     # Not-a-number names a class, too, which is no answer.
     assert comparison.contenders[-1].answers == {}

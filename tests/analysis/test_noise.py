@@ -6,6 +6,7 @@ from rounding import assert_rounded_alike
 from transformers import ResNetConfig, ResNetModel
 
 from fatr_hf.analysis.images import Batch
+from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.analysis.noise import added_to_input, noise_sensitivity, place_noise, transformer_layers
 from fatr_hf.analysis.outputs import model_output
 from fatr_hf.analysis.trace import trace
@@ -85,7 +86,7 @@ def test_noise_of_scale_zero_changes_nothing_and_more_changes_more(model, pixel_
     assert len(rows) == len(found)
     assert {row.layer for row in rows} == {1}
     names = {row.measure.rsplit("_", 1)[0] for row in rows}
-    assert names == ({"cosine", "divergence", "agreement", "accuracy"} if hasattr(model, "classifier") else {"cosine"})
+    assert names == ({"cosine", "divergence", "agreement", "accuracy"} if is_classifier(model) else {"cosine"})
     for kind in ("high", "low"):
         assert found[f"cosine_{kind}", 0.0] == pytest.approx(1, rel=1e-10)
         assert found[f"cosine_{kind}", 30.0] < found[f"cosine_{kind}", 0.1] < 1 - 1e-9

@@ -12,7 +12,7 @@ from search_cases import make_encoder, make_images, make_searchable
 from fatr_hf import FATRViTConfig
 from fatr_hf.analysis.schedule import Schedule
 from fatr_hf.analysis.schedule_search import search as search_module
-from fatr_hf.analysis.schedule_search.quality import load_examples, part_qualities, relative_latency, scheduled
+from fatr_hf.analysis.schedule_search.quality import load_examples, part_qualities, relative_latency
 from fatr_hf.analysis.schedule_search.search import clearly_worse, search_schedules
 from fatr_hf.analysis.schedule_search.space import default_space
 from fatr_hf.analysis.schedule_search.study import finished_trials, open_study
@@ -58,9 +58,10 @@ def test_omegas_and_embeddings_of_zero_are_as_none(tiny, model, images, layers):
 def test_qualities_are_what_they_say(model, images, quality):
     schedule = Schedule((1, 2), (0.3, 0.5), (2, 1))
     examples = load_examples(model, images, 8, quality)
-    with scheduled(model, schedule), torch.no_grad():
-        found = torch.cat(list(part_qualities(model, examples)))
-        output = model(images.pixel_values).logits
+    plan = schedule.plan(model.config)
+    with torch.no_grad():
+        found = torch.cat(list(part_qualities(model, examples, plan)))
+        output = model(images.pixel_values, plan=plan).logits
     with model.reduction(False), torch.no_grad():
         reference = model(images.pixel_values).logits
     log_ratio = reference.log_softmax(dim=1) - output.log_softmax(dim=1)
@@ -90,8 +91,8 @@ def test_trials_hold_what_their_schedules_cost_and_reach(model, images, search):
     assert result.unreduced_macs == Schedule.of(unreduced).macs(unreduced)
     for trial in result.trials:
         assert trial.cost == trial.macs / result.unreduced_macs
-        with scheduled(model, trial.schedule):
-            qualities = torch.cat(list(part_qualities(model, load_examples(model, images, 4, "cosine"))))
+        examples, plan = load_examples(model, images, 4, "cosine"), trial.schedule.plan(model.config)
+        qualities = torch.cat(list(part_qualities(model, examples, plan)))
         assert trial.quality == pytest.approx(qualities.mean().item(), rel=1e-10)
 
 
@@ -213,9 +214,8 @@ def test_a_latency_is_measured_once_and_remembered(model, search, tmp_path, monk
 
 
 def test_a_latency_is_a_share_of_the_unreduced_models(model, images):
-    with scheduled(model, Schedule((0,), (0.1,), (1,))):
-        assert 0 < relative_latency(model, model, images.pixel_values) < 10
-        assert model.base_model.reduction_enabled
+    plan = Schedule((0,), (0.1,), (1,)).plan(model.config)
+    assert 0 < relative_latency(model, plan, images.pixel_values) < 10
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,21 @@
 """Rivals beside searched schedules, and the check of a schedule on other images."""
 
+import copy
+
 import pytest
 import torch
 from search_cases import make_encoder, make_images, make_searchable
 
 from fatr_hf.analysis.schedule import Schedule
 from fatr_hf.analysis.schedule_search import rivals
-from fatr_hf.analysis.schedule_search.quality import image_qualities, load_examples, scheduled
+from fatr_hf.analysis.schedule_search.quality import image_qualities, load_examples
 from fatr_hf.analysis.schedule_search.rivals import (
     RIVALS,
     check_schedule,
-    matched_rival,
     resampled_interval,
     rival_points,
 )
-from fatr_hf.baselines.matched import matched_rivals
+from fatr_hf.baselines.matched import matched_plan, matched_rivals
 
 SCHEDULE = Schedule((1, 3), (0.5, 0.7), (2, 1))
 
@@ -60,10 +61,11 @@ def test_a_model_with_parameters_of_its_own_has_rivals(make_fatr, images):
 def test_a_check_compares_with_tome_at_the_same_cost(model, images):
     check = check_schedule(model, SCHEDULE, images, quality="cosine", batch_size=5)
     examples = load_examples(model, images, 12, "cosine")
-    with scheduled(model, SCHEDULE):
-        values = image_qualities(model, examples)
-        tome = matched_rivals(model, ["tome"])["tome"]
-    others = image_qualities(tome, examples)
+    values = image_qualities(model, examples, SCHEDULE.plan(model.config))
+    scheduled = copy.deepcopy(model)
+    scheduled.set_reduction(**SCHEDULE.fields)
+    tome = matched_rivals(scheduled, ["tome"])["tome"]
+    others = image_qualities(tome.model, examples, tome.config.plan())
     assert check.schedule_quality == pytest.approx(values.mean().item(), rel=1e-10)
     assert check.rival_quality == pytest.approx(others.mean().item(), rel=1e-10)
     assert check.difference == pytest.approx((values - others).mean().item(), abs=1e-10)
@@ -83,9 +85,9 @@ def test_images_and_groups_must_be_as_many(model, images):
 
 
 def test_the_random_rival_costs_what_the_schedule_does(model):
-    rival = matched_rival(model, SCHEDULE, "random")
-    assert Schedule.of(rival.config) == SCHEDULE
-    assert Schedule.of(model.config) != SCHEDULE
+    plan, own = matched_plan(model, "random", SCHEDULE.applied_to(model.config)), SCHEDULE.plan(model.config)
+    assert [step._replace(selection="high_frequency") for step in plan] == own
+    assert {step.selection for step in plan} == {"random"}
 
 
 def test_the_interval_is_that_of_the_mean(images):

@@ -30,7 +30,8 @@ def assert_made_of(state, image, members):
     weights = [dict.fromkeys(token, 1) if isinstance(token, set) else token for token in members]
     for patch in PATCHES:
         source, shares = state.source[image, patch].item(), [token.get(patch, 0) for token in weights]
-        assert shares[source] == max(shares) if any(shares) else source == -1
+        # Where windows overlap, one of those that cover the patch stands for it.
+        assert shares[source] > 0 if any(shares) else source == -1
     assert state.own[image].tolist() == [{patch} in map(set, weights) for patch in PATCHES]
 
 
@@ -55,14 +56,14 @@ def test_tokens_and_maps_are_the_models(rival, pixel_values):
         assert_rounded_alike(each.attention, attention)
         assert_rounded_alike(each.scores, attention.mean(dim=(1, 2)))
         assert (each.reduction is not None) == (each.leaving.tokens.shape[1] < each.entering.tokens.shape[1])
-    logits = rival.classifier(rival.vit.layernorm(traces[-1].leaving.tokens)[:, 0])
+    logits = rival.model.classifier(rival.model.vit.layernorm(traces[-1].leaving.tokens)[:, 0])
     assert_rounded_alike(logits, outputs.logits)
 
 
 def test_reductions_stand_between_attention_and_mlp(rival, pixel_values):
     for each, before, after in every_reduction(trace(rival, pixel_values)):
-        layer = rival.vit.layers[each.layer]
-        assert_rounded_alike(layer.mix(after), each.leaving.tokens)
+        layer = rival.model.vit.layers[each.layer]
+        assert_rounded_alike(layer.mlp_block(after), each.leaving.tokens)
         # Patches that are tokens of their own go through a reduction unchanged.
         for image in range(3):
             own = each.leaving.own[image]
@@ -97,22 +98,22 @@ def test_evit_keeps_what_cls_attends_to(make_traces, name):
 
 def test_tome_merges_what_matches(make_traces):
     model, traces = make_traces("tome")
-    members, sizes = [start() for _ in range(3)], torch.ones(3, 65, dtype=torch.float64)
+    members, sizes = [start() for _ in range(3)], torch.ones(3, 64, dtype=torch.int64)
     for each in traces:
-        layer, merges = model.vit.layers[each.layer], [9, 0, 20, 5][each.layer]
+        layer, merges = model.model.vit.layers[each.layer], [9, 0, 20, 5][each.layer]
         if merges:
             keys = layer.attention.k_proj(layer.layernorm_before(each.entering.tokens))
-            merged, unmerged, targets = match_tokens(keys.unflatten(2, (2, 16)).mean(dim=2), merges)
+            merged, unmerged, targets = match_tokens(keys.unflatten(2, (2, 16)).mean(dim=2)[:, 1:], merges)
             new, sizes = merge_tokens(each.reduction[0], sizes, merged, unmerged, targets)
             assert_rounded_alike(each.reduction[1], new)
         for image in range(3):
             if merges:
-                old = members[image]
-                set_b = [set(made_of) for made_of in old[1::2]]
+                old = members[image][1:]
+                set_b = [set(made_of) for made_of in old[::2]]
                 for place, target in zip(merged[image].tolist(), targets[image].tolist(), strict=True):
                     set_b[target] |= old[place]
-                members[image] = [*(old[place] for place in unmerged[image].tolist()), *set_b]
-                assert sizes[image].tolist() == [max(1, len(made_of)) for made_of in members[image]]
+                members[image] = [set(), *(old[place] for place in unmerged[image].tolist()), *set_b]
+                assert sizes[image].tolist() == [len(made_of) for made_of in members[image][1:]]
             assert_made_of(each.leaving, image, members[image])
 
 
@@ -157,7 +158,7 @@ def test_random_selection_keeps_the_same_places_of_every_image(make_sharp_fatr, 
 def test_patches_with_a_tiny_share_of_a_fused_token_are_in_it_in_half_precision(make_model, pixel_values):
     model = make_model("evit", num_hidden_layers=1, reduction_layers=[0], keep_ratio=0.3)
     with torch.no_grad():
-        model.vit.layers[0].attention.k_proj.weight.mul_(4)
+        model.model.vit.layers[0].attention.k_proj.weight.mul_(4)
     [layer] = trace(model.half(), pixel_values)
     assert (layer.attention[:, :, 0].mean(dim=1) == 0).any()
     assert (layer.leaving.source > 0).all()

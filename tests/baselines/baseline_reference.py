@@ -1,12 +1,16 @@
 """The rivals once more, slowly: float64, one image at a time, explicit maps, tokens chosen and merged in loops.
 
 Written from the papers (EViT arXiv 2202.07800, ToMe arXiv 2210.09461); no function of the package is called. Every
-forward takes a model's weights and a ``reduce`` that is told the layer, the residual stream, the maps and the keys.
+forward takes a rival's weights and a ``reduce`` that is told the layer, the residual stream, the maps and the keys.
 """
 
 import math
 
 import torch
+from family_reference import linear as project
+from family_reference import rotated
+from reference import Weights
+from transformers.activations import ACT2FN
 
 
 def split(tokens, heads):
@@ -22,8 +26,8 @@ def forward_image(model, image, reduce, sizes_count=False):
             list of the patches behind every token.
         sizes_count: whether logits towards a token are raised by the logarithm of its size.
     """
-    weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
-    config = model.config
+    weights = {name: weight.detach().double() for name, weight in model.model.state_dict().items()}
+    config = model.config.encoder
 
     def linear(name, tokens):
         return tokens @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -72,18 +76,18 @@ def truncate(tokens_out):
     return reduce
 
 
-def reorganize(keep_ratios, fuse=True):
+def reorganize(keep_ratios, fuse=True, prefix=1):
     """EViT; ``keep_ratios`` maps layers to ratios given as (numerator, denominator)."""
 
     def reduce(layer, tokens, maps, keys, sizes):
         if layer not in keep_ratios:
             return tokens, sizes
         numerator, denominator = keep_ratios[layer]
-        candidates = range(1, len(tokens))
+        candidates = range(prefix, len(tokens))
         attention = {place: sum(float(head[0, place]) for head in maps) / len(maps) for place in candidates}
         kept_count = -(-len(candidates) * numerator // denominator)
         ranked = sorted(candidates, key=lambda place: -attention[place])
-        new = [tokens[0], *(tokens[place] for place in sorted(ranked[:kept_count]))]
+        new = [*tokens[:prefix], *(tokens[place] for place in sorted(ranked[:kept_count]))]
         if fuse:
             new.append(sum(attention[place] * tokens[place] for place in ranked[kept_count:]))
         return torch.stack(new), sizes
@@ -91,16 +95,16 @@ def reorganize(keep_ratios, fuse=True):
     return reduce
 
 
-def merge(merges_per_layer):
+def merge(merges_per_layer, prefix=1):
     """ToMe; the number of merges in every layer. Without any the order of the tokens stays, too."""
 
     def reduce(layer, tokens, maps, keys, sizes):
         if not merges_per_layer[layer]:
             return tokens, sizes
         mean_keys = sum(keys) / len(keys)
-        set_a, set_b = list(range(0, len(tokens), 2)), list(range(1, len(tokens), 2))
+        set_a, set_b = list(range(prefix + 1, len(tokens), 2)), list(range(prefix, len(tokens), 2))
         edges = []
-        for source in set_a[1:]:
+        for source in set_a:
             cosines = [
                 float(mean_keys[source] @ mean_keys[target] / mean_keys[source].norm() / mean_keys[target].norm())
                 for target in set_b
@@ -111,6 +115,7 @@ def merge(merges_per_layer):
         for _, source, target in edges[: merges_per_layer[layer]]:
             groups[target].append(source)
             set_a.remove(source)
+        set_a = [*range(prefix), *set_a]
         new = [tokens[place] for place in set_a]
         new_sizes = [sizes[place] for place in set_a]
         for target in set_b:
@@ -120,3 +125,53 @@ def merge(merges_per_layer):
         return torch.stack(new), new_sizes
 
     return reduce
+
+
+def encode_image(model, weights, hidden, rotary, reduce, sizes_count):
+    """What leaves the last layer of a FATR encoder for one image (tokens, hidden), reduced by another method.
+
+    The patches that each token is made of are carried along as further channels of the tokens.
+
+    Args:
+        hidden: (tokens, hidden), the embedded image.
+        rotary: cosines and sines of every patch, or None.
+        reduce, sizes_count: see ``forward_image``.
+    """
+    config, spec = model.config, model.config.encoder_spec
+    prefix, heads = config.num_prefix_tokens, spec.num_heads
+    patches = len(hidden) - prefix
+    members = torch.cat([torch.zeros(prefix, patches), torch.eye(patches)]).double()
+    sizes = [1] * len(hidden)
+    for layer in range(config.num_hidden_layers):
+        name = f"layers.{layer}"
+        normed = weights.norm(f"{name}.layernorm_before", hidden, spec.layer_norm_eps)
+        query, key, value = (
+            torch.stack(project(weights, f"{name}.attention.{part}_proj", normed).chunk(heads, dim=1)) for part in "qkv"
+        )
+        keys = list(key)
+        if rotary is not None:
+            shares = members[prefix:] / members[prefix:].sum(dim=1, keepdim=True)
+            angles = [shares @ table for table in rotary]
+            query, key = rotated(query, angles), rotated(key, angles)
+        logits = query @ key.transpose(1, 2) * (spec.hidden_size // heads) ** -0.5
+        if sizes_count:
+            logits = logits + torch.tensor(sizes, dtype=torch.float64).log()
+        maps = logits.softmax(dim=2)
+        scales = [weights.get(f"{name}.layer_scale{number}.lambda1") for number in (1, 2)]
+        first, second = (1.0 if scale is None else scale for scale in scales)
+        hidden = hidden + first * project(weights, f"{name}.attention.o_proj", torch.cat(list(maps @ value), dim=1))
+        both, sizes = reduce(layer, torch.cat([hidden, members], dim=1), list(maps), keys, sizes)
+        hidden, members = both.split([hidden.shape[1], patches], dim=1)
+        members = (members > 0).double()
+        normed = weights.norm(f"{name}.layernorm_after", hidden, spec.layer_norm_eps)
+        inner, activation = project(weights, f"{name}.mlp.fc1", normed), ACT2FN[spec.activation]
+        inner = activation(project(weights, f"{name}.mlp.gate", normed)) * inner if spec.gated else activation(inner)
+        hidden = hidden + second * project(weights, f"{name}.mlp.fc2", inner)
+    return hidden
+
+
+@torch.no_grad()
+def reference_states(model, pixel_values, reduce, sizes_count=False):
+    """``encode_image`` for every image of a batch, of a FATR encoder in float64."""
+    embedded, rotary, weights = model.embed(pixel_values), model.rotary(pixel_values), Weights(model)
+    return torch.stack([encode_image(model, weights, image, rotary, reduce, sizes_count) for image in embedded])

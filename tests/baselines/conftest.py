@@ -1,25 +1,17 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTConfig, ViTForImageClassification
 
-from fatr_hf.baselines import (
-    EViTConfig,
-    EViTForImageClassification,
-    PoolingConfig,
-    PoolingForImageClassification,
-    ToMeConfig,
-    ToMeForImageClassification,
-    TruncationConfig,
-    TruncationForImageClassification,
-)
+from fatr_hf import FATRViTConfig, FATRViTForImageClassification
+from fatr_hf.baselines import METHODS, Rival
+from fatr_hf.baselines.macs import plan_macs
+from fatr_hf.baselines.rival import UNREDUCED
 
-CLASSES = {
-    "evit": (EViTConfig, EViTForImageClassification),
-    "pooling": (PoolingConfig, PoolingForImageClassification),
-    "tome": (ToMeConfig, ToMeForImageClassification),
-    "truncation": (TruncationConfig, TruncationForImageClassification),
-}
+# The families' small models and their slow reference serve here too.
+sys.path.insert(0, str(Path(__file__).parents[1] / "modeling"))
 
 FIELDS = {
     "evit": {"reduction_layers": [0, 2], "keep_ratio": [0.7, 0.6]},
@@ -38,11 +30,11 @@ def sharp(tiny):
 
 @pytest.fixture
 def make_rival(sharp):
-    """Builds a rival by its name, with the fields of ``FIELDS`` if none are given."""
+    """Builds a rival by its name, with the fields of ``FIELDS`` if none are given; ``model`` are fields of the ViT."""
 
-    def make(name, **fields):
-        config_class, model_class = CLASSES[name]
-        return model_class(config_class(**{**sharp, **(fields or FIELDS[name])})).eval()
+    def make(name, model=None, **fields):
+        unreduced = FATRViTForImageClassification(FATRViTConfig(**{**sharp, **(model or {}), **UNREDUCED}))
+        return Rival.of(unreduced, METHODS[name](**(fields or FIELDS[name])))
 
     return make
 
@@ -52,7 +44,7 @@ def sharp_stock(sharp):
     return ViTForImageClassification(ViTConfig(**sharp)).eval()
 
 
-@pytest.fixture(params=CLASSES)
+@pytest.fixture(params=METHODS)
 def rival(request, make_rival):
     """Every rival in turn."""
     return make_rival(request.param)
@@ -60,12 +52,17 @@ def rival(request, make_rival):
 
 @pytest.fixture
 def count_macs():
-    """Counts the multiply-accumulates of one image, without weights or data."""
+    """Counts the multiply-accumulates of one image that a ViT of some fields has with a method."""
 
-    def count(model_class, config):
-        config._attn_implementation = "eager"
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            model_class(config).eval()(torch.empty(1, 3, config.image_size, config.image_size))
-        return counter.get_total_flops() / 2
+    def count(method, **fields):
+        with torch.device("meta"):
+            model = FATRViTForImageClassification(FATRViTConfig(**fields, **UNREDUCED))
+        return plan_macs(model, method.plan(model.config))
 
     return count
+
+
+@pytest.fixture
+def vit():
+    """The configuration of an unreduced ViT with some fields."""
+    return lambda **fields: FATRViTConfig(**fields, **UNREDUCED)

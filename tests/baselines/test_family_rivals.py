@@ -1,48 +1,127 @@
-"""Rivals of models that are no ViT."""
+"""Every rival on every family: what a method does to the tokens of a ViT it does to those of any model."""
 
 import pytest
 import torch
+from baseline_reference import merge, reference_states, reorganize, truncate
+from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, OTHERS, built, images, inputs_of, tensors_of
 from rounding import assert_rounded_alike
-from transformers import Dinov2Config, Dinov2ForImageClassification, SiglipVisionConfig, SiglipVisionModel
 
 import fatr_hf
+from fatr_hf.baselines import EViT, Pooling, Rival, ToMe, Truncation
 from fatr_hf.baselines.macs import count_macs
-from fatr_hf.baselines.matched import matched_rivals
+from fatr_hf.baselines.matched import matched_rivals, rival_names
+from fatr_hf.baselines.rival import UNREDUCED, unreduced_copy
+from fatr_hf.modeling.token_reduction import restore_tokens
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 32, "patch_size": 4}
+encoders = pytest.mark.parametrize("name", ENCODERS)
+MODELS = {
+    **{f"encoder-{name}": build for name, build in ENCODERS.items()},
+    **{f"classifier-{name}": build for name, build in CLASSIFIERS.items()},
+    **{f"backbone-{name}": build for name, build in BACKBONES.items()},
+    "clip-projection": OTHERS["clip-projection"],
+}
+models = pytest.mark.parametrize("name", MODELS)
 
 
-@pytest.fixture(params=["dinov2", "siglip"])
-def stock(request):
-    torch.manual_seed(0)
-    if request.param == "dinov2":
-        model = Dinov2ForImageClassification(Dinov2Config(**SMALL, mlp_ratio=2, layerscale_value=0.5))
-    else:
-        model = SiglipVisionModel(SiglipVisionConfig(**SMALL, intermediate_size=64))
-    return model.double().eval()
+def converted(build, **fields):
+    return fatr_hf.convert(built(build), **fields)
+
+
+@encoders
+@pytest.mark.parametrize("proportional", [True, False], ids=["proportional", "plain"])
+@torch.no_grad()
+def test_tome_is_the_references(name, proportional):
+    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    merges = [9, 0, 20, 5]
+    rival = Rival.of(model, ToMe(merges, proportional_attention=proportional))
+    states = rival(pixel_values, output_hidden_states=True).hidden_states
+    reduce = merge(merges, prefix=model.config.num_prefix_tokens)
+    assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce, sizes_count=proportional))
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in ("ijepa", "siglip")])
+@pytest.mark.parametrize("fuse", [True, False], ids=["fuse", "drop"])
+@torch.no_grad()
+def test_evit_is_the_references(name, fuse):
+    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    rival = Rival.of(model, EViT([0, 2], [0.7, 0.5], fuse_inattentive=fuse))
+    states = rival(pixel_values, output_hidden_states=True).hidden_states
+    reduce = reorganize({0: (7, 10), 2: (1, 2)}, fuse, prefix=model.config.num_prefix_tokens)
+    assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce))
+
+
+@encoders
+@torch.no_grad()
+def test_truncation_is_the_references(name):
+    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    tokens_out = [50, 50, 30, 8]
+    states = Rival.of(model, Truncation(tokens_out))(pixel_values, output_hidden_states=True).hidden_states
+    assert_rounded_alike(states[-1], reference_states(model, pixel_values, truncate(tokens_out)))
+
+
+@pytest.mark.parametrize("name", ["ijepa", "siglip"])
+def test_evit_needs_cls(name):
+    model = converted(ENCODERS[name])
+    assert rival_names(model.config) == ("unreduced", "random", "tome", "pooling")
+    with pytest.raises(ValueError, match=r"EViT ranks tokens by the attention of CLS, which 'fatr_.*' does not have"):
+        matched_rivals(model, ["evit"])
+
+
+@models
+@torch.no_grad()
+def test_rivals_run_fuse_save_and_cost_about_the_same(name, tmp_path):
+    stock = built(MODELS[name])
+    model = fatr_hf.convert(stock, keep_ratio=0.6)
+    for parameter_name, parameter in model.named_parameters():
+        if "omega" in parameter_name or "dc_position" in parameter_name:
+            parameter.add_(0.3)
+    given = inputs_of(stock, 2)
+    before = tensors_of(model(**given))
+    rivals = matched_rivals(model)
+    assert_rounded_alike(tensors_of(rivals["unreduced"](**given)), tensors_of(stock(**given)))
+    for rival_name, rival in rivals.items():
+        outputs = tensors_of(rival(**given))
+        assert_rounded_alike(tensors_of(rival.fuse()(**given)), outputs)
+        if isinstance(rival, Rival):
+            rival.save_pretrained(tmp_path / rival_name)
+            # Rotary frequencies are computed anew, in float32.
+            tolerance = torch.float32 if "dinov3" in name else torch.float64
+            assert_rounded_alike(tensors_of(Rival.from_pretrained(tmp_path / rival_name)(**given)), outputs, tolerance)
+        if rival_name != "unreduced":
+            assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.08)
+    assert_rounded_alike(tensors_of(model(**given)), before)
+
+
+@pytest.mark.parametrize("method", [ToMe(9), EViT(), Pooling(grids=[4, 4, 2])], ids=lambda method: method.label)
+@torch.no_grad()
+def test_every_patch_is_in_the_token_that_stands_for_it(method):
+    """Sizes count the patches, and a patch that is a token of its own comes back as it is."""
+    model = converted(ENCODERS["dinov2-registers"], **UNREDUCED)
+    outputs = Rival.of(model, method)(images(2), output_token_sources=True, output_token_sizes=True)
+    for source, sizes in zip(outputs.token_sources[-1], outputs.token_sizes, strict=True):
+        assert torch.bincount(source, minlength=len(sizes)).tolist() == sizes.tolist()
+        assert not sizes[: model.config.num_prefix_tokens].any()
+    dense = restore_tokens(outputs.last_hidden_state, outputs.token_sources[-1])
+    assert dense.shape[1] == 64
 
 
 @torch.no_grad()
-def test_they_are_the_unreduced_model_and_a_random_selection(stock):
-    pixel_values = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    model = fatr_hf.convert(stock, keep_ratio=0.6)
-    for name, parameter in model.named_parameters():
-        if "omega" in name or "dc_position" in name:
-            parameter.add_(0.3)
-    before = model(pixel_values)[0]
-    rivals = matched_rivals(model)
-    assert list(rivals) == ["unreduced", "random"]
-    assert_rounded_alike(rivals["unreduced"](pixel_values)[0], stock(pixel_values)[0])
-    assert rivals["random"].config.selection == "random"
-    assert [step.tokens_out for step in rivals["random"].config.plan()] == [
-        step.tokens_out for step in model.config.plan()
-    ]
-    assert not any("omega" in name for name, _ in rivals["random"].named_parameters())
-    assert count_macs(rivals["random"]) < count_macs(rivals["unreduced"])
-    assert_rounded_alike(model(pixel_values)[0], before)
+def test_means_of_merged_tokens_are_those_of_the_restored_grid():
+    model = converted(CLASSIFIERS["ijepa"], **UNREDUCED)
+    rival = Rival.of(model, ToMe(12))
+    outputs = rival.model.base_model(images(2), plan=rival.config.plan(), output_token_sources=True)
+    outputs.last_hidden_state = restore_tokens(outputs.last_hidden_state, outputs.token_sources[-1])
+    assert_rounded_alike(rival(images(2)).logits, model.classify(outputs))
 
 
-def test_the_others_are_named_as_those_of_a_vit(stock):
-    model = fatr_hf.convert(stock)
-    with pytest.raises(ValueError, match=r"'tome' is one of a ViT, not of model type 'fatr_.*, which has unre"):
-        matched_rivals(model, ["tome"])
+@torch.no_grad()
+def test_feature_maps_keep_what_merging_takes_away():
+    """Merged in the last layer, stages before the MLP's change differ from stock's by rounding alone."""
+    stock = built(BACKBONES["dinov2-unnormed"])
+    model = unreduced_copy(fatr_hf.convert(stock, keep_ratio=1.0))
+    rival = Rival.of(model, ToMe([0, 0, 0, 20]))
+    found, expected = rival(images(2)).feature_maps, stock(images(2)).feature_maps
+    assert_rounded_alike(found[0], expected[0])
+    assert found[1].shape == expected[1].shape
+    truncated = Rival.of(model, Truncation([65, 65, 65, 45]))(images(2)).feature_maps
+    assert (found[1] - expected[1]).norm() < (truncated[1] - expected[1]).norm()

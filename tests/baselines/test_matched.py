@@ -3,12 +3,12 @@
 import pytest
 import torch
 from rounding import assert_rounded_alike
-from transformers import ViTForImageClassification, ViTModel
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
-from fatr_hf.baselines import matched
-from fatr_hf.baselines.macs import count_macs
-from fatr_hf.baselines.matched import CLASSES, matched_merges, matched_rivals, stock_fields, tome_macs
+from fatr_hf.baselines import Rival, ToMe, matched
+from fatr_hf.baselines.macs import count_macs, plan_macs
+from fatr_hf.baselines.matched import RIVALS, USUAL, matched_merges, matched_plan, matched_rivals
+from fatr_hf.baselines.rival import unreduced_copy
 from fatr_hf.modeling.budget import schedule_macs
 
 # Enough tokens that a single one more or less is a small part of the cost.
@@ -22,9 +22,18 @@ SCHEDULES = {
     "without-dc-tokens": {"dc_windows": 0},
 }
 schedules = pytest.mark.parametrize("fields", SCHEDULES.values(), ids=SCHEDULES)
-REDUCING = [name for name in CLASSES if name != "unreduced"]
-WITHOUT_TOME = [name for name in CLASSES if name != "tome"]
+REDUCING = [name for name in RIVALS if name != "unreduced"]
+WITHOUT_TOME = [name for name in RIVALS if name != "tome"]
 """Rivals that need no search for their number of tokens."""
+
+
+def inner(rival):
+    """The FATR model that a rival runs."""
+    return rival.model if isinstance(rival, Rival) else rival
+
+
+def tome_macs(model, merges):
+    return plan_macs(unreduced_copy(model), ToMe(merges_per_layer=merges).plan(model.config))
 
 
 @pytest.fixture
@@ -35,24 +44,24 @@ def fatr(make_fatr):
 def test_every_rival_has_the_models_weights(fatr):
     fatr.train()
     weights = fatr.state_dict()
-    rivals = matched_rivals(fatr)
-    assert list(rivals) == list(CLASSES)
+    assert list(matched_rivals(fatr)) == list(USUAL)
+    rivals = matched_rivals(fatr, RIVALS)
+    assert list(rivals) == list(RIVALS)
     for name, rival in rivals.items():
-        assert type(rival) is CLASSES[name][2]
+        assert type(rival) is (Rival if name in ("evit", "tome", "pooling", "truncation") else type(fatr))
         assert not rival.training
-        assert rival.state_dict().keys() == {
+        state = inner(rival).state_dict()
+        assert state.keys() == {
             key for key in weights if not key.endswith(("omega1", "omega2", "dc_position_embeddings"))
         }
-        for key, weight in rival.state_dict().items():
+        for key, weight in state.items():
             assert torch.equal(weight, weights[key])
             assert weight.data_ptr() != weights[key].data_ptr()
     assert fatr.training
 
 
-def test_unreduced_is_transformers_own_and_what_fatr_is_without_its_reduction(fatr, pixel_values):
+def test_unreduced_is_what_fatr_is_without_its_reduction(fatr, pixel_values):
     unreduced = matched_rivals(fatr, ["unreduced"])["unreduced"]
-    assert type(unreduced) is ViTForImageClassification
-    assert unreduced.config.model_type == "vit"
     with fatr.reduction(False):
         expected = fatr(pixel_values).logits
     assert_rounded_alike(unreduced(pixel_values).logits, expected)
@@ -74,35 +83,46 @@ def test_costs_are_within_a_few_percent(make_fatr, fields):
     assert own < 0.9 * costs["unreduced"]
     assert costs["random"] == own
     assert costs["evit"] == pytest.approx(own, rel=0.04)
+    assert costs["truncation"] == pytest.approx(own, rel=0.01)
     # Not every number of tokens is a grid's.
     assert costs["pooling"] == pytest.approx(own, rel=0.08)
 
 
 def test_tomes_merges_are_the_closest(make_fatr):
-    config = make_fatr(num_hidden_layers=2, reduction_layers=[0], dc_windows=1, keep_ratio=0.6).config
-    stock, target = stock_fields(config), schedule_macs(config)
-    merges = matched_merges(stock, target)
+    model = make_fatr(num_hidden_layers=2, reduction_layers=[0], dc_windows=1, keep_ratio=0.6)
+    target = schedule_macs(model.config)
+    merges = matched_merges(model, target)
     # The channels that carry the size of tokens are how it is computed here, and left out.
-    distances = {each: abs(tome_macs(stock, each) - target) for each in range(merges - 2, merges + 3)}
+    distances = {each: abs(tome_macs(model, each) - target) for each in range(merges - 2, merges + 3)}
     assert min(distances, key=distances.get) == merges
     assert distances[merges] < 0.03 * target
 
 
 @pytest.mark.parametrize(("macs", "merges"), [(0, 8), (10**15, 0)], ids=["nothing", "everything"])
 def test_tome_merges_at_most_half(make_fatr, macs, merges):
-    config = make_fatr(num_hidden_layers=1, patch_size=8, reduction_layers=[], dc_windows=[]).config
-    assert matched_merges(stock_fields(config), macs) == merges
+    model = make_fatr(num_hidden_layers=1, patch_size=8, reduction_layers=[], dc_windows=[])
+    assert matched_merges(model, macs) == merges
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_plan_makes_the_unreduced_copy_a_rival(make_fatr, pixel_values, name):
+    fatr = make_fatr().double()
+    plan = matched_plan(fatr, name, fatr.config)
+    expected = matched_rivals(fatr, [name])[name](pixel_values).logits
+    assert_rounded_alike(unreduced_copy(fatr)(pixel_values, plan=plan).logits, expected)
 
 
 @pytest.mark.parametrize("pooler", [True, False], ids=["pooler", "no-pooler"])
-def test_encoders(fatr, pixel_values, pooler):
+def test_encoders(fatr, pixel_values, tmp_path, pooler):
     encoder = FATRViTModel(fatr.config, add_pooling_layer=pooler).double().eval()
     rivals = matched_rivals(encoder)
     for name, rival in rivals.items():
-        assert type(rival) is CLASSES[name][1]
-        assert (rival.pooler is not None) == pooler
-        assert torch.equal(rival.layers[2].mlp.fc1.weight, encoder.layers[2].mlp.fc1.weight)
-    assert type(rivals["unreduced"]) is ViTModel
+        assert type(inner(rival)) is FATRViTModel
+        assert (inner(rival).pooler is not None) == pooler
+        assert torch.equal(inner(rival).layers[2].mlp.fc1.weight, encoder.layers[2].mlp.fc1.weight)
+        rival.save_pretrained(tmp_path / name)
+        again = type(rival).from_pretrained(tmp_path / name)
+        assert (inner(again).pooler is not None) == pooler
     with encoder.reduction(False):
         expected = encoder(pixel_values).last_hidden_state
     assert_rounded_alike(rivals["unreduced"](pixel_values).last_hidden_state, expected)
@@ -111,21 +131,23 @@ def test_encoders(fatr, pixel_values, pooler):
 def test_reduction_is_the_models(make_fatr):
     fatr = make_fatr(reduction_layers=[0, 2], keep_ratio=[0.8, 0.5], dc_windows=[2, 2], token_multiple=4)
     rivals = matched_rivals(fatr, WITHOUT_TOME)
-    for name in ("random", "evit", "pooling"):
-        assert rivals[name].config.reduction_layers == [0, 2]
-        assert rivals[name].config.keep_ratio == [0.8, 0.5]
+    for name in ("evit", "pooling"):
+        assert rivals[name].method.reduction_layers == (0, 2)
+        assert rivals[name].method.keep_ratio == (0.8, 0.5)
+    tokens = [step.tokens_out for step in fatr.config.plan()]
+    assert [step.tokens_out for step in rivals["truncation"].config.plan()] == tokens
     random = rivals["random"].config
     assert random.selection == "random"
     assert [step._replace(selection="high_frequency") for step in random.plan()] == fatr.config.plan()
     fatr.set_reduction(keep_ratio=0.25)
-    assert matched_rivals(fatr, ["evit"])["evit"].config.keep_ratio == 0.25
+    assert matched_rivals(fatr, ["evit"])["evit"].method.keep_ratio == 0.25
 
 
 @pytest.mark.parametrize("fields", [{"keep_ratio": 1.0}, {"reduction_layers": [], "dc_windows": []}], ids=str)
 def test_a_model_that_reduces_nothing_has_no_rivals_but_the_unreduced_model(make_fatr, fields):
     fatr = make_fatr(**fields)
     assert list(matched_rivals(fatr, ["unreduced"])) == ["unreduced"]
-    for name in ("random", "evit", "tome", "pooling"):
+    for name in REDUCING:
         with pytest.raises(ValueError, match=f"reduces nothing, so the rival '{name}' would reduce nothing either"):
             matched_rivals(fatr, [name])
 
@@ -143,7 +165,7 @@ def test_dtype_attention_and_classes_are_the_models(make_fatr, dtype, attention)
         assert rival.dtype == dtype
         assert rival.config._attn_implementation == attention
         assert rival.config.id2label == labels
-        assert torch.equal(rival.classifier.weight, fatr.classifier.weight)
+        assert torch.equal(inner(rival).classifier.weight, fatr.classifier.weight)
         assert rival(torch.randn(1, 1, 24, 40, dtype=dtype)).logits.shape == (1, 2)
 
 
@@ -155,7 +177,7 @@ def test_rivals_save_and_load(fatr, pixel_values, tmp_path):
 
 
 def test_unknown_names_are_refused(fatr):
-    with pytest.raises(ValueError, match="Unknown rival 'avit': choose from unreduced, random, evit, tome, pooling"):
+    with pytest.raises(ValueError, match="Unknown rival 'avit': choose from unreduced, random, evit, tome, pool"):
         matched_rivals(fatr, ["evit", "avit"])
 
 
@@ -175,7 +197,7 @@ def changed(model, state, fields):
     return names + frozen + [name for name, value in fields.items() if model.config.to_dict()[name] != value]
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", RIVALS)
 def test_whatever_becomes_of_a_rival_the_model_stays_as_it_is(make_fatr, pixel_values, name):
     fatr = make_fatr(reduction_layers=[0, 2], keep_ratio=[0.7, 0.5], dc_windows=[2, 1])
     state, fields = {key: value.clone() for key, value in fatr.state_dict().items()}, fatr.config.to_dict()
@@ -202,18 +224,7 @@ def test_the_callers_random_numbers_stay_as_they_are(fatr):
 def test_an_encoder_keeps_its_mask_token(tiny):
     fatr = FATRViTModel(FATRViTConfig(**tiny), use_mask_token=True).eval()
     for rival in matched_rivals(fatr).values():
-        assert torch.equal(rival.embeddings.mask_token, fatr.embeddings.mask_token)
-
-
-def test_adapters_are_to_be_merged_first(make_fatr):
-    fatr = make_fatr()
-    adapted = torch.nn.Linear(32, 32)
-    adapted.lora_A = torch.nn.Linear(32, 2)
-    fatr.vit.layers[0].attention.q_proj = adapted
-    with pytest.raises(
-        ValueError, match=r"other weights than a ViT's, such as vit\.layers\.0.*lora_A.*: merge its adapters"
-    ):
-        matched_rivals(fatr, ["evit"])
+        assert torch.equal(inner(rival).embeddings.mask_token, fatr.embeddings.mask_token)
 
 
 @pytest.mark.parametrize("names", ["tome", ["tome", "tome"], 3], ids=str)

@@ -1,28 +1,15 @@
-"""What all rivals have in common: they are ordinary transformers models on stock ViT's weights."""
-
-from dataclasses import fields
+"""What all rivals have in common: they are ordinary transformers models around a FATR model's weights."""
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from rounding import assert_rounded_alike
 from safetensors import safe_open
 from torch.utils.data import Dataset
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageClassification,
-    BertConfig,
-    Trainer,
-    TrainingArguments,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTModel,
-    ViTMSNConfig,
-    ViTMSNForImageClassification,
-)
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
-from fatr_hf.baselines import EViTConfig
-from fatr_hf.baselines.fused_projections import fuse_projections
+from fatr_hf.baselines import Rival, RivalConfig, ToMe
+from fatr_hf.modeling.fused_inference import is_fused
 
 
 class TwelveImages(Dataset):
@@ -34,79 +21,87 @@ class TwelveImages(Dataset):
         return {"pixel_values": torch.randn(3, 32, 32, generator=generator), "labels": index % 5}
 
 
-def own_fields(model):
-    names = {field.name for field in fields(model.config)} - {field.name for field in fields(ViTConfig)}
-    return {name: getattr(model.config, name) for name in sorted(names)}
+def tokens_per_layer(rival, image_size=None):
+    return [step.tokens_out for step in rival.config.plan(image_size)]
 
 
-def test_state_dict_is_stocks(rival, sharp_stock):
-    actual = {name: tensor.shape for name, tensor in rival.state_dict().items()}
+def test_the_model_that_is_reduced_has_stocks_names(rival, sharp_stock):
+    actual = {name: tensor.shape for name, tensor in rival.model.state_dict().items()}
     assert actual == {name: tensor.shape for name, tensor in sharp_stock.state_dict().items()}
 
 
-@pytest.mark.parametrize("legacy", [True, False], ids=["legacy-names", "new-names"])
-def test_stock_checkpoints_load(rival, sharp_stock, pixel_values, tmp_path, legacy):
-    sharp_stock.save_pretrained(tmp_path, save_original_format=legacy)
-    with safe_open(tmp_path / "model.safetensors", "pt") as weights:
-        assert ("vit.encoder.layer.0.attention.attention.query.weight" in set(weights.keys())) == legacy
-    loaded, info = type(rival).from_pretrained(tmp_path, **own_fields(rival), output_loading_info=True)
-    assert {name: keys for name, keys in info.items() if keys} == {}
-    assert own_fields(loaded) == own_fields(rival)
-    rival.load_state_dict(sharp_stock.state_dict())
-    assert_rounded_alike(loaded(pixel_values).logits, rival(pixel_values).logits)
-    assert not torch.allclose(loaded(pixel_values).logits, sharp_stock(pixel_values).logits, atol=1e-3)
+def test_a_rival_is_a_copy(make_fatr, pixel_values):
+    fatr = make_fatr()
+    before = {name: value.clone() for name, value in fatr.state_dict().items()}
+    fields = fatr.config.to_dict()
+    rival = Rival.of(fatr, ToMe(merges_per_layer=9))
+    assert not any(
+        name.endswith(("omega1", "omega2", "dc_position_embeddings")) for name, _ in rival.named_parameters()
+    )
+    with torch.no_grad():
+        for parameter in rival.parameters():
+            parameter.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in fatr.state_dict().items())
+    assert fatr.config.to_dict() == fields
 
 
-def test_encoder_and_msn_checkpoints_load(rival, sharp, sharp_stock, pixel_values, tmp_path):
-    rival.vit.load_state_dict(sharp_stock.vit.state_dict())
-    expected = rival.vit(pixel_values).last_hidden_state
-    encoder = ViTModel(sharp_stock.config, add_pooling_layer=False)
-    encoder.load_state_dict(sharp_stock.vit.state_dict())
-    encoder.save_pretrained(tmp_path / "encoder")
-    loaded = type(rival).from_pretrained(tmp_path / "encoder", **own_fields(rival), num_labels=7)
-    assert_rounded_alike(loaded.vit(pixel_values).last_hidden_state, expected)
-    assert loaded(pixel_values).logits.shape == (3, 7)
-
-    msn = ViTMSNForImageClassification(ViTMSNConfig(**sharp))
-    msn.save_pretrained(tmp_path / "msn")
-    loaded = type(rival).from_pretrained(tmp_path / "msn", **own_fields(rival))
-    assert torch.equal(loaded.vit.layers[1].attention.k_proj.weight, msn.vit.layers[1].attention.k_proj.weight)
+def test_a_methods_plan_runs_on_any_fatr_model(make_fatr, pixel_values):
+    """Re-weighting and DC embeddings belong to FATR's reduction: they do not act under another plan."""
+    fatr = make_fatr().double()
+    with torch.no_grad():
+        for name, parameter in fatr.named_parameters():
+            if name.endswith(("omega1", "omega2", "dc_position_embeddings")):
+                parameter.add_(0.3)
+    method = ToMe(merges_per_layer=9)
+    expected = Rival.of(fatr, method)(pixel_values).logits
+    assert_rounded_alike(fatr(pixel_values, plan=method.plan(fatr.config)).logits, expected)
 
 
-def test_round_trip(rival, sharp_stock, pixel_values, tmp_path):
+def test_round_trip(rival, pixel_values, tmp_path):
     rival.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as weights:
         assert set(weights.keys()) == set(rival.state_dict())
-    again = AutoModelForImageClassification.from_pretrained(tmp_path)
-    assert type(again) is type(rival)
+    again, info = Rival.from_pretrained(tmp_path, output_loading_info=True)
+    assert {name: keys for name, keys in info.items() if keys} == {}
+    assert again.method == rival.method
     assert_rounded_alike(again(pixel_values).logits, rival(pixel_values).logits)
     assert AutoConfig.from_pretrained(tmp_path).to_json_string() == rival.config.to_json_string()
-    assert type(AutoModel.from_pretrained(tmp_path, add_pooling_layer=False)) is type(rival.vit)
-    stock = ViTForImageClassification.from_pretrained(tmp_path, config=sharp_stock.config)
-    assert torch.equal(stock.vit.layers[3].mlp.fc1.weight, rival.vit.layers[3].mlp.fc1.weight)
+    assert type(AutoModel.from_pretrained(tmp_path)) is Rival
+    assert again.config.id2label == rival.model.config.id2label
+    assert again.config.num_labels == 5
 
 
-def test_other_checkpoints_and_misspelt_fields_are_refused(rival, tmp_path):
-    BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"model_type='bert' cannot be loaded with \w+Config: only vit, vit_msn, fatr_"
-    ):
-        type(rival).from_pretrained(tmp_path)
-    for name in own_fields(rival):
-        with pytest.raises(Exception, match=f"Config has no field '{name}x': did you mean '{name}'"):
-            type(rival.config)(**{f"{name}x": 1})
+def test_checkpoints_of_other_models_and_with_holes_are_refused(rival, sharp_stock, tmp_path):
+    sharp_stock.save_pretrained(tmp_path / "stock")
+    with pytest.raises(ValueError, match=r"model type 'vit' is no rival: load it with fatr_hf\.convert"):
+        Rival.from_pretrained(tmp_path / "stock")
+    weights = rival.state_dict()
+    weights["model.vit.layers.1.mlp.fc3.weight"] = weights.pop("model.vit.layers.1.mlp.fc1.weight")
+    rival.save_pretrained(tmp_path / "holes", state_dict=weights)
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's weights, such as model\.vit\.layers\.1\.mlp\.fc1"):
+        Rival.from_pretrained(tmp_path / "holes")
 
 
-def test_overrides_of_a_checkpoint_are_validated(sharp_stock, tmp_path):
-    sharp_stock.save_pretrained(tmp_path)
-    with pytest.raises(Exception, match=r"keep_ratio=1\.5 must lie in \(0, 1\]"):
-        EViTConfig.from_pretrained(tmp_path, keep_ratio=1.5)
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"method": "tomme"}, "method='tomme' must be one of evit, tome, pooling, truncation"),
+        ({"settings": {"merges": 3}}, "ToMe has no field 'merges', but merges_per_layer, proportional_attention"),
+        ({"settings": {"merges_per_layer": [1]}}, "has 1 entries, but there are 12"),
+        ({"architecture": "ViTModel"}, "architecture='ViTModel' must be a model of 'fatr_vit'"),
+        ({"encoder_config": {"model_type": "bert"}}, "must be the configuration of a FATR model"),
+    ],
+    ids=["method", "field", "entries", "architecture", "encoder"],
+)
+def test_bad_configurations_are_refused_in_words(fields, words):
+    with pytest.raises((ValueError, StrictDataclassError), match=words):
+        RivalConfig(**fields)
 
 
 def test_outputs(rival, pixel_values):
     rival.set_attn_implementation("eager")
     outputs = rival(pixel_values, labels=torch.tensor([0, 1, 2]), output_hidden_states=True, output_attentions=True)
-    tokens = [65, *rival.config.tokens_per_layer()]
+    tokens = [65, *tokens_per_layer(rival)]
     assert [state.shape for state in outputs.hidden_states] == [(3, count, 32) for count in tokens]
     assert [weights.shape for weights in outputs.attentions] == [(3, 2, count, count) for count in tokens[:-1]]
     assert outputs.loss.shape == ()
@@ -122,7 +117,7 @@ def test_attention_masks_and_other_image_sizes(rival):
     with pytest.raises(ValueError, match="doesn't match model"):
         rival(pixel_values)
     states = rival(pixel_values, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
-    assert [state.shape[1] for state in states] == [61, *rival.config.tokens_per_layer((24, 40))]
+    assert [state.shape[1] for state in states] == [61, *tokens_per_layer(rival, (24, 40))]
 
 
 def test_every_parameter_of_influence_gets_a_gradient(rival, pixel_values):
@@ -148,7 +143,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(rival, pixel_values, re
 def test_training_and_resuming(rival, tmp_path):
     def train(output, **arguments):
         trainer = Trainer(
-            model=type(rival)(rival.config),
+            model=Rival(rival.config),
             args=TrainingArguments(
                 output_dir=tmp_path / output, per_device_train_batch_size=4, report_to="none", disable_tqdm=True,
                 save_strategy="steps", save_steps=2, max_steps=4, use_cpu=True,
@@ -165,13 +160,13 @@ def test_training_and_resuming(rival, tmp_path):
 
 def test_fused_copies_are_not_saved(rival, tmp_path):
     with pytest.raises(ValueError, match="cannot be saved"):
-        fuse_projections(rival).save_pretrained(tmp_path / "fused")
+        rival.fuse().save_pretrained(tmp_path / "fused")
     assert not (tmp_path / "fused").exists()
 
 
 def test_fused_copies_give_the_same_logits(rival, pixel_values):
-    fused = fuse_projections(rival.double())
-    assert all(layer.attention.qkv_proj is not None for layer in fused.vit.layers)
+    fused = rival.double().fuse()
+    assert is_fused(fused)
     with torch.inference_mode():
         assert_rounded_alike(fused(pixel_values).logits, rival(pixel_values).logits)
 
@@ -187,7 +182,7 @@ def test_fused_copies_give_the_same_logits(rival, pixel_values):
 )
 def test_compile_whole(make_rival, pixel_values, name, fields):
     torch._dynamo.reset()
-    model = make_rival(name, num_hidden_layers=2, **fields).double()
+    model = make_rival(name, {"num_hidden_layers": 2}, **fields).double()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     results = []
     for each in (model, compiled):

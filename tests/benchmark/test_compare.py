@@ -87,7 +87,7 @@ def test_compiled_models_are_whole_graphs_of_their_own(setting, cpu, protocol, m
 def test_lack_of_memory_is_said_in_words(setting, cpu, protocol, monkeypatch, error):
     class Greedy(InferenceStep):
         def __call__(self):
-            if self.model.config.model_type == "fatr_tome":
+            if self.model.config.model_type == "fatr_rival":
                 raise error
             super().__call__()
 

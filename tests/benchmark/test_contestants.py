@@ -4,14 +4,14 @@ import pytest
 import torch
 from rounding import assert_rounded_alike
 
-from fatr_hf.baselines.matched import tome_macs
+from fatr_hf.baselines import Rival, ToMe
+from fatr_hf.baselines.macs import plan_macs
 from fatr_hf.benchmark import KINDS
 from fatr_hf.benchmark.contestants import (
     TRAINED_STD,
     build_contestants,
     draw_trained_parameters,
     macs_of_kind,
-    matched_merges,
     require_known,
 )
 
@@ -25,7 +25,8 @@ def contestants(setting, cpu):
 def test_weights_are_the_stock_models_where_names_agree(contestants):
     weights = contestants["stock"].model.state_dict()
     for contestant in contestants.values():
-        state = contestant.model.state_dict()
+        model = contestant.model
+        state = (model.model if isinstance(model, Rival) else model).state_dict()
         assert all(torch.equal(state[name], weight) for name, weight in weights.items())
 
 
@@ -62,19 +63,22 @@ def test_fused_contestants_compute_the_same(contestants, setting, cpu, name):
 
 def test_token_counts_are_fatrs(contestants):
     schedule = [layer.tokens_out for layer in contestants["fatr"].model.config.plan()]
-    assert contestants["truncation-bound"].model.config.tokens_per_layer() == schedule
-    evit = contestants["evit"].model.config.tokens_per_layer()
+    truncated = contestants["truncation-bound"].model.config.plan()
+    assert [step.tokens_out for step in truncated] == schedule
+    evit = [step.tokens_out for step in contestants["evit"].model.config.plan()]
     assert len(set(evit)) == len(set(schedule))
 
 
 def test_tome_is_matched_by_multiply_accumulates(setting, contestants):
     target = macs_of_kind("fatr", setting)
-    merges = matched_merges(setting)
+    tome = contestants["tome"].model
+    merges = tome.method.merges_per_layer
     assert contestants["tome"].label == f"ToMe (r={merges})"
-    assert contestants["tome"].model.config.merges_per_layer == merges
-    distance = abs(tome_macs(setting.size.fields, merges) - target)
-    assert distance <= min(abs(tome_macs(setting.size.fields, merges + change) - target) for change in (-1, 1))
-    assert macs_of_kind("tome", setting) == tome_macs(setting.size.fields, merges)
+    distances = [
+        abs(plan_macs(tome.model, ToMe(merges + change).plan(tome.model.config)) - target) for change in (-1, 0, 1)
+    ]
+    assert distances[1] == min(distances)
+    assert abs(macs_of_kind("tome", setting) - target) == distances[1]
 
 
 def test_multiply_accumulates_of_the_contestants(setting):

@@ -36,7 +36,7 @@ def test_latencies_are_remembered_for_so_many_circumstances_only(make_fatr, monk
     monkeypatch.setattr(budget, "REMEMBERED", 5)
     model = make_fatr()
     for batch_size in range(1, 10):
-        budget.remembered_latency(model, batch_size, None, lambda model, pixel_values: 1.0)(0.5)
+        budget.remembered_latency(model, batch_size, None, lambda model, pixel_values, plan: 1.0)(0.5)
     batches = [key.split(" | ")[2] for key in model.config.measured_latencies]
     assert batches == [f"{batch_size} x 32 x 32" for batch_size in range(5, 10)]
 

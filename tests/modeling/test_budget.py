@@ -68,14 +68,15 @@ def test_budget_of_macs_gives_the_highest_ratio_within(make_fatr):
 
 
 class Clock:
-    """A device on which a keep ratio of r takes 10 r milliseconds."""
+    """A device on which a first reduction to a share of r takes 10 r milliseconds."""
 
     def __init__(self):
         self.measured = []
 
-    def __call__(self, model, pixel_values):
-        self.measured.append((model.config.keep_ratio, tuple(pixel_values.shape)))
-        return 10 * model.config.keep_ratio
+    def __call__(self, model, pixel_values, plan):
+        share = next(step.patches_out / step.patches_in for step in plan if step.reduces)
+        self.measured.append((share, tuple(pixel_values.shape)))
+        return 10 * share
 
 
 def test_latency_is_measured_a_few_times_and_remembered(make_fatr, tmp_path):
@@ -107,7 +108,7 @@ def test_measuring_leaves_the_model_as_it_was(make_fatr):
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
-    def fails(model, pixel_values):
+    def fails(model, pixel_values, plan):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -8,7 +8,7 @@ from rounding import FLOAT32
 from fatr_hf.modeling.attention_scores import cls_attention
 from fatr_hf.modeling.attention_scores import naive_column_means as column_means
 from fatr_hf.modeling.frequency_attention import (
-    append_dc_size,
+    append_sizes,
     attend,
     dc_dissimilarity,
     fixed_random_scores,
@@ -231,7 +231,7 @@ def sized_inputs(head_dim, generator, dtype, tokens=21):
 def test_dc_sizes_equal_an_explicit_bias(generator, dtype, exponent, head_dim, scale):
     scaling = scale or head_dim**-0.5
     query, key, value = sized_inputs(head_dim, generator, dtype)
-    long_query, long_key, long_value = append_dc_size(query, key, value, DC_COUNTS, exponent, scaling)
+    long_query, long_key, long_value = append_sizes(query, key, value, DC_COUNTS, exponent, scaling)
     actual = eager_map(long_query, long_key, scaling)
     expected = explicit_maps(query, key, scaling, DC_COUNTS, exponent)
     largest = (query @ key.transpose(2, 3)).abs().max().item() * scaling
@@ -249,7 +249,7 @@ def test_dc_sizes_equal_an_explicit_bias(generator, dtype, exponent, head_dim, s
 @HEAD_DIMS
 def test_dc_sizes_fit_fused_kernels(generator, dtype, head_dim):
     inputs = sized_inputs(head_dim, generator, dtype)
-    for tensor in append_dc_size(*inputs, DC_COUNTS, 1.0, head_dim**-0.5):
+    for tensor in append_sizes(*inputs, DC_COUNTS, 1.0, head_dim**-0.5):
         assert tensor.dtype == dtype
         assert tensor.shape[:3] == (2, 3, 21)
         assert (tensor.shape[3] - head_dim) % 8 == 0
@@ -266,7 +266,7 @@ def test_dc_sizes_in_half_precision_are_as_accurate_as_a_mask(generator, dtype, 
     bias[:, -4:] = torch.where(DC_COUNTS > 0, exponent * DC_COUNTS.clamp(min=1).double().log(), -torch.inf)
     mask = bias.to(dtype)[:, None, None, :]
     exact = explicit_maps(query, key, scaling, DC_COUNTS, exponent)
-    long_query, long_key, long_value = append_dc_size(query, key, value, DC_COUNTS, exponent, scaling)
+    long_query, long_key, long_value = append_sizes(query, key, value, DC_COUNTS, exponent, scaling)
     attention = torch.nn.functional.scaled_dot_product_attention
 
     errors = {
@@ -288,7 +288,7 @@ def test_dc_sizes_in_half_precision_are_as_accurate_as_a_mask(generator, dtype, 
 def test_half_precision_holds_dc_sizes_twice_as_finely(generator, dtype, exponent, head_dim):
     scaling = head_dim**-0.5
     query, key, value = sized_inputs(head_dim, generator, dtype)
-    long_query, long_key, _ = append_dc_size(query, key, value, DC_COUNTS, exponent, scaling)
+    long_query, long_key, _ = append_sizes(query, key, value, DC_COUNTS, exponent, scaling)
     plain, sized = (q.double() @ k.double().transpose(2, 3) for q, k in ((query, key), (long_query, long_key)))
     bias = (sized - plain)[..., -4:] * scaling
     for image, counts in enumerate(DC_COUNTS):
@@ -302,7 +302,7 @@ def test_gradients_of_dc_sizes(generator):
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
 
     def attention(query, key, value):
-        query, key, value = append_dc_size(query, key, value, torch.tensor([[6, 0]]), 1.0, 0.5)
+        query, key, value = append_sizes(query, key, value, torch.tensor([[6, 0]]), 1.0, 0.5)
         return (eager_map(query, key, 0.5) @ value)[..., :3]
 
     assert torch.autograd.gradcheck(attention, inputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...baselines.arguments import require_fatr
+from ...baselines.matched import build_rival
 from ...modeling.reduction_config import REDUCTION_FIELDS
 from ...modeling.reduction_model import ReductionModel
 from ..analyze import Moments, RunningAnalysis, to_row
@@ -22,7 +23,7 @@ from ..schedule import Schedule
 from ..trace import require_traceable, trace
 from .measures import attractor_measures, attractors, reduction_measures
 from .result import LEAST_IMAGES, Diagnosis, FixedSink
-from .trials import Key, list_trials, local_schedule, make_twin, run_trials
+from .trials import Key, list_trials, local_schedule, run_trials
 
 STATE_MEASURES = ("effective_rank", "high_frequency_share", "pairwise_cosine")
 """What tells whether tokens grow alike, of ``model_measures.MEASURES``."""
@@ -68,7 +69,7 @@ class RunningDiagnosis:
         require_maps(model)
         self.trials = list_trials(model.config)
         self.model = model
-        self.twin: Any = make_twin(model)
+        self.twin: Any = build_rival(model, "random")
         self.moments: dict[Key, Moments] = {}
         self.analyses = {name: RunningAnalysis(STATE_MEASURES) for name in ("unreduced", "reduced", "random")}
         rows, columns = model.config.patch_grid()
@@ -86,7 +87,6 @@ class RunningDiagnosis:
             if each.reduction is not None:
                 self.take(at(each.layer, reduction_measures(each, kinds)))
         self.take(at(None, compare_answers(self.model, batch, reference)))
-        self.twin.set_reduction(**Schedule.of(self.model.config).fields, selection="random")
         self.analyses["random"].add(self.twin, pixel_values)
         self.take(run_trials(self.twin, self.trials, pixel_values, reference))
 

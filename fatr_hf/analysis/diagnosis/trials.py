@@ -8,11 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from ...baselines.matched import build_rival
 from ...modeling.reduction_config import ReductionConfig, preset_fields
-from ...modeling.reduction_model import ReductionModel
 from ..outputs import model_output
 from ..schedule import Schedule
 
@@ -84,16 +81,11 @@ def local_schedule(config: ReductionConfig) -> Schedule | None:
     return next((each for each in candidates if each.is_possible(config) and each.macs(config) <= budget), None)
 
 
-def make_twin(model: ReductionModel) -> PreTrainedModel:
-    """A model's weights without its reduction's parameters: any schedule may be set. It selects at random at first."""
-    return build_rival(model, "random")
-
-
 def run_trials(twin: Any, trials: tuple[Trial, ...], pixel_values: Tensor, reference: Tensor) -> dict[Key, Tensor]:
     """How close the outputs of trials are to those of the unreduced model, for each image.
 
     Args:
-        twin: of ``make_twin``; is left with the reduction of the last trial.
+        twin: the model without its reduction's parameters (see ``unreduced_copy``).
         trials: of ``list_trials``.
         pixel_values: (batch, channels, height, width).
         reference: (batch, features), the outputs of the unreduced model.
@@ -114,5 +106,5 @@ def trial_cosines(
 ) -> Iterator[tuple[Key, Tensor]]:
     """The cosine (batch,) to the reference, trial by trial."""
     for trial in trials:
-        twin.set_reduction(**trial.schedule.fields, selection=trial.selection)
-        yield trial.key, functional.cosine_similarity(model_output(twin, pixel_values), reference, dim=1)
+        plan = [step._replace(selection=trial.selection) for step in trial.schedule.plan(twin.config)]
+        yield trial.key, functional.cosine_similarity(model_output(twin, pixel_values, plan), reference, dim=1)

@@ -1,19 +1,18 @@
 """What a schedule is worth to a model without training: its quality image by image, and its latency.
 
-All schedules share the weights of one model, whose configuration is changed in place and set back.
+All schedules run on one model, each by its own plan.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ...modeling.reduction_model import ReductionModel
+from ...modeling.token_plan import LayerPlan
 from ..images import Batch
 from ..model_inputs import is_classifier, model_batches, require_finite, without_class
 from ..outputs import judge, model_output
@@ -46,21 +45,6 @@ class Examples(NamedTuple):
         return int(self.judged.sum())
 
 
-@contextmanager
-def scheduled(model: ReductionModel, schedule: Schedule) -> Iterator[None]:
-    """Sets a model's schedule within a ``with`` block.
-
-    Raises:
-        ValueError: a schedule that needs parameters which the model does not have.
-    """
-    before = {name: getattr(model.config, name) for name in schedule.fields}
-    model.set_reduction(**schedule.fields)
-    try:
-        yield
-    finally:
-        model.set_reduction(**before)
-
-
 def load_examples(model: ReductionModel, data: Any, batch_size: int, quality: str | None = None) -> Examples:
     """Batches of data, held in memory, with the outputs of the unreduced model.
 
@@ -84,12 +68,12 @@ def load_examples(model: ReductionModel, data: Any, batch_size: int, quality: st
     judged = has_class if quality == "accuracy" else torch.ones_like(has_class)
     if not judged.all():
         parts = labelled_parts(parts, batch_size)
-    with model.reduction(False):
-        references = tuple(require_finite(model, model_output(model, part.pixel_values)) for part in parts)
+    unreduced = Schedule().plan(model.config)
+    references = tuple(require_finite(model, model_output(model, part.pixel_values, unreduced)) for part in parts)
     return Examples(quality, parts, references, judged, int(has_class.sum()))
 
 
-def require_quality(model: PreTrainedModel, quality: str | None) -> None:
+def require_quality(model: ReductionModel, quality: str | None) -> None:
     """Raises a ValueError for an unknown quality, or one that a model does not allow."""
     if quality is not None and quality not in QUALITIES:
         raise ValueError(f"Unknown quality {quality!r}: choose from {', '.join(QUALITIES)}.")
@@ -110,21 +94,20 @@ def labelled_parts(parts: Sequence[Batch], batch_size: int) -> tuple[Batch, ...]
     return tuple(map(Batch, pixel_values.split(batch_size), labels.split(batch_size)))
 
 
-def part_qualities(model: PreTrainedModel, examples: Examples) -> Iterator[Tensor]:
-    """The quality of a model's outputs, image by image, for one part after the other: (batch,) on the CPU."""
+def part_qualities(model: ReductionModel, examples: Examples, plan: Sequence[LayerPlan]) -> Iterator[Tensor]:
+    """The quality of a model's outputs by a plan, image by image, for one part after the other: (batch,) on the CPU."""
     for part, reference in zip(examples.parts, examples.references, strict=True):
-        yield judge(model, part, model_output(model, part.pixel_values), reference)[examples.quality].cpu()
+        yield judge(model, part, model_output(model, part.pixel_values, plan), reference)[examples.quality].cpu()
 
 
-def image_qualities(model: PreTrainedModel, examples: Examples) -> Tensor:
+def image_qualities(model: ReductionModel, examples: Examples, plan: Sequence[LayerPlan]) -> Tensor:
     """The same of all images that are judged: (images,) float64."""
-    return torch.cat(list(part_qualities(model, examples))).double()
+    return torch.cat(list(part_qualities(model, examples, plan))).double()
 
 
 def unreduced_quality(model: ReductionModel, examples: Examples) -> float:
     """The mean quality of the unreduced model's own outputs."""
-    with model.reduction(False):
-        return image_qualities(model, examples).mean().item()
+    return image_qualities(model, examples, Schedule().plan(model.config)).mean().item()
 
 
 def quality_words(quality: str, labelled: int, images: int) -> str:
@@ -137,33 +120,28 @@ def quality_words(quality: str, labelled: int, images: int) -> str:
 
 
 @torch.inference_mode()
-def relative_latency(model: PreTrainedModel, unreduced: ReductionModel, pixel_values: Tensor) -> float:
-    """Time of a forward pass as a share of the unreduced model's: medians of passes that take turns.
+def relative_latency(model: ReductionModel, plan: Sequence[LayerPlan], pixel_values: Tensor) -> float:
+    """Time of a forward pass by a plan, as a share of the unreduced one's: medians of passes that take turns.
 
     Args:
-        model: what is timed.
-        unreduced: a FATR model, timed with its reduction switched off; may be the same.
         pixel_values: (batch, channels, height, width).
     """
     pixel_values = pixel_values.to(model.device, model.dtype)
+    plans = {False: Schedule().plan(model.config), True: plan}
     times: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(ROUNDS + 2):
         for reduces in (False, True) if turn % 2 else (True, False):
-            if reduces:
-                seconds = forward_seconds(model, pixel_values)
-            else:
-                with unreduced.reduction(False):
-                    seconds = forward_seconds(unreduced, pixel_values)
+            seconds = forward_seconds(model, pixel_values, plans[reduces])
             if turn >= 2:
                 times[reduces].append(seconds)
     return median(times[True]) / median(times[False])
 
 
-def forward_seconds(model: Callable[[Tensor], object], pixel_values: Tensor) -> float:
+def forward_seconds(model: ReductionModel, pixel_values: Tensor, plan: Sequence[LayerPlan]) -> float:
     """Time of one forward pass on the device of its images."""
     synchronize(pixel_values.device)
     start = time.perf_counter()
-    model(pixel_values)
+    model(pixel_values, plan=plan)
     synchronize(pixel_values.device)
     return time.perf_counter() - start
 

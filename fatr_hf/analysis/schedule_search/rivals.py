@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ...baselines.arguments import require_kind, several
-from ...baselines.macs import count_macs
-from ...baselines.matched import matched_rivals
+from ...baselines.macs import plan_macs
+from ...baselines.matched import matched_plan
+from ...baselines.rival import unreduced_copy
 from ...modeling.reduction_config import ReductionConfig
 from ...modeling.reduction_model import ReductionModel
 from ..schedule import Schedule
@@ -20,7 +20,6 @@ from .quality import (
     image_qualities,
     load_examples,
     relative_latency,
-    scheduled,
 )
 from .search import require_choices
 from .space import has_own_parameters
@@ -92,15 +91,15 @@ def rival_points(
     names = require_rivals(names)
     examples = load_examples(model, data, batch_size, quality)
     points = []
+    rival = unreduced_copy(model)
     for schedule in rival_schedules(model.config):
         for name in names:
-            rival = matched_rival(model, schedule, name)
+            plan = matched_plan(rival, name, schedule.applied_to(rival.config))
             if objective == "latency":
-                cost = relative_latency(rival, model, examples.parts[0].pixel_values)
+                cost = relative_latency(rival, plan, examples.parts[0].pixel_values)
             else:
-                cost = count_macs(rival) / Schedule().macs(model.config)
-            values = image_qualities(rival, examples)
-            points.append(RivalPoint(name, cost, values.mean().item()))
+                cost = plan_macs(rival, plan) / Schedule().macs(model.config)
+            points.append(RivalPoint(name, cost, image_qualities(rival, examples, plan).mean().item()))
     return tuple(points)
 
 
@@ -160,10 +159,10 @@ def check_schedule(
     if len(given) != images:
         raise ValueError(f"groups holds {len(given)} names for {images} images: give one for each.")
     names = [name for name, judged in zip(given, examples.judged.tolist(), strict=True) if judged]
-    other = matched_rival(model, schedule, rival)
-    with scheduled(model, schedule):
-        values = image_qualities(model, examples)
-    rival_values = image_qualities(other, examples)
+    other = unreduced_copy(model)
+    plan = matched_plan(other, rival, schedule.applied_to(other.config))
+    values = image_qualities(model, examples, schedule.plan(model.config))
+    rival_values = image_qualities(other, examples, plan)
     gains = (rival_values - values) if quality in LOWER_IS_BETTER else (values - rival_values)
     return ScheduleCheck(
         rival=rival,
@@ -172,7 +171,7 @@ def check_schedule(
         labelled=examples.labelled,
         groups=len(set(names)),
         macs_share=schedule.macs_share(model.config),
-        rival_macs_share=count_macs(other) / Schedule().macs(model.config),
+        rival_macs_share=plan_macs(other, plan) / Schedule().macs(model.config),
         schedule_quality=values.mean().item(),
         rival_quality=rival_values.mean().item(),
         better_share=(gains > 0).double().mean().item(),
@@ -197,9 +196,3 @@ def resampled_interval(differences: Tensor, groups: Sequence[str]) -> tuple[floa
     means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
-
-
-def matched_rival(model: ReductionModel, schedule: Schedule, name: str) -> PreTrainedModel:
-    """A rival with a model's weights, at about the multiply-accumulates of a schedule."""
-    with scheduled(model, schedule):
-        return matched_rivals(model, [name])[name]

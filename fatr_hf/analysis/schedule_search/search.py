@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ...baselines.arguments import require_fatr, require_integer, require_kind
-from ...baselines.matched import stock_fields
-from ...modeling.reduction_config import ReductionConfig
+from ...modeling.reduction_config import REDUCTION_FIELDS, ReductionConfig
 from ...modeling.reduction_model import ReductionModel
 from ..schedule import Schedule
 from ..trace import require_traceable
@@ -26,7 +25,6 @@ from .quality import (
     part_qualities,
     relative_latency,
     require_quality,
-    scheduled,
     unreduced_quality,
 )
 from .result import PrunedTrial, SearchResult, Trial
@@ -142,7 +140,9 @@ def known_trials(space: SearchSpace, config: ReductionConfig) -> tuple[tuple[str
 def fingerprint(task: Task) -> dict[str, Any]:
     """What all trials of a study must have in common."""
     config = task.model.config
-    architecture = json.dumps([stock_fields(config), config.selection], sort_keys=True)
+    own = {*REDUCTION_FIELDS, "measured_latencies", "architectures", "auto_map"}
+    stock = {name: value for name, value in config.to_dict().items() if name not in own}
+    architecture = json.dumps([stock, config.selection], sort_keys=True)
     weights = (part for item in task.model.state_dict().items() for part in item)
     labels = [part.labels for part in task.examples.parts if part.labels is not None]
     images = [part.pixel_values for part in task.examples.parts]
@@ -187,15 +187,15 @@ def try_schedule(task: Task, schedule: Schedule, rivals: Sequence[Tried]) -> Tri
     cost = schedule.macs_share(task.model.config)
     if not least <= cost <= most:
         return f"Its multiply-accumulates, {cost:.3f} of the unreduced model's, are not within {least:g} and {most:g}."
-    with scheduled(task.model, schedule):
-        if task.objective == "latency":
-            cost = relative_latency(task.model, task.model, task.examples.parts[0].pixel_values)
-        cheaper = [each.qualities for each in rivals if each.cost <= cost]
-        seen = torch.empty(0)
-        for values in part_qualities(task.model, task.examples):
-            seen = torch.cat([seen, values])
-            if len(seen) < task.examples.count and clearly_worse(seen, cheaper, task.sign):
-                return f"On {len(seen)} of {task.examples.count} images clearly worse than one that costs no more."
+    plan = schedule.plan(task.model.config)
+    if task.objective == "latency":
+        cost = relative_latency(task.model, plan, task.examples.parts[0].pixel_values)
+    cheaper = [each.qualities for each in rivals if each.cost <= cost]
+    seen = torch.empty(0)
+    for values in part_qualities(task.model, task.examples, plan):
+        seen = torch.cat([seen, values])
+        if len(seen) < task.examples.count and clearly_worse(seen, cheaper, task.sign):
+            return f"On {len(seen)} of {task.examples.count} images clearly worse than one that costs no more."
     if not seen.isfinite().all():
         return "Its outputs are not finite."
     return Tried(schedule, cost, seen)

@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional
 
 from fatr_hf import FATRViTConfig
-from fatr_hf.analysis.diagnosis.trials import list_trials, local_schedule, make_twin, run_trials
+from fatr_hf.analysis.diagnosis.trials import list_trials, local_schedule, run_trials
 from fatr_hf.analysis.outputs import model_output
 from fatr_hf.analysis.schedule import Schedule
+from fatr_hf.baselines.rival import unreduced_copy
 
 FIELDS = {"reduction_layers": [0, 2], "keep_ratio": [0.6, 0.5], "dc_windows": [2, 1]}
 
@@ -19,7 +20,7 @@ def by_key(config):
 def run(model, pixel_values):
     with model.reduction(False):
         reference = model_output(model, pixel_values)
-    return run_trials(make_twin(model), list_trials(model.config), pixel_values, reference)
+    return run_trials(unreduced_copy(model), list_trials(model.config), pixel_values, reference)
 
 
 def test_every_layer_and_selection_is_tried(tiny):
