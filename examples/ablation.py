@@ -5,7 +5,7 @@
     python examples/ablation.py path/to/model --dataset path/to/test/images --images 500
 
 Sweeps: keep ratios and layers, windows and the DC tokens' size exponent, selections, and ω. Each begins at the
-checkpoint's own reduction (the default of an unreduced ViT) and varies two of its fields. Every point is recorded as
+checkpoint's own reduction (the default of an unreduced model) and varies two of its fields. Every point is recorded as
 soon as it is measured, and the same command goes on where an earlier one stopped. ``results.json`` holds all points,
 ``results.md`` the tables; figures are written as PNG and SVG.
 """
@@ -34,7 +34,6 @@ from ablation_plots import (
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
 from fatr_hf.analysis import Batch, batches, to_batch
 from fatr_hf.analysis.figure_files import require_matplotlib
 from fatr_hf.analysis.images import class_numbers
@@ -43,10 +42,10 @@ from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark import choose_device
 from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS
 from fatr_hf.benchmark.report import format_macs
-from fatr_hf.hub.checkpoints import find_image_processor, is_classifier, read_config
-from fatr_hf.hub.load import quiet_loading, require_processor
+from fatr_hf.hub.checkpoints import find_image_processor, read_config
+from fatr_hf.hub.load import quiet_loading, reduced_class, require_processor, size_of_images
 from fatr_hf.modeling import LayerPlan, schedule_macs
-from fatr_hf.modeling.reduction_config import SELECTIONS
+from fatr_hf.modeling.reduction_config import SELECTIONS, ReductionConfig
 from fatr_hf.programs import run_program
 from fatr_hf.training.data import read_images
 from fatr_hf.training.run_folder import write_json
@@ -139,13 +138,11 @@ def load_models(name: str, keep_ratio: float | None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: an architecture that is not ViT's, or a keep ratio that is not allowed.
+        ValueError: a checkpoint of no family, or a keep ratio that is not allowed.
     """
-    options: dict[str, Any] = {"dtype": torch.float32} | ({} if keep_ratio is None else {"keep_ratio": keep_ratio})
-    model_class: Any = FATRViTForImageClassification
-    if not is_classifier(read_config(name)):
-        # An encoder's pooler is often not saved; its output would then be random.
-        model_class, options = FATRViTModel, options | {"add_pooling_layer": False}
+    model_class = reduced_class(name, read_config(name))
+    options: dict[str, Any] = {"dtype": torch.float32, **size_of_images(name, None, model_class)}
+    options |= {} if keep_ratio is None else {"keep_ratio": keep_ratio}
     with quiet_loading():
         stock = model_class.from_pretrained(name, reweight_attention=False, dc_position_embeddings=False, **options)
         trained = model_class.from_pretrained(name, **options)
@@ -182,7 +179,7 @@ def read_batch(arguments: argparse.Namespace, label2id: Mapping[str, int]) -> Ba
     return to_batch(images, require_processor(find_image_processor(arguments.model)), label2id)
 
 
-def plan(config: FATRViTConfig, weights: Collection[str]) -> list[Setting]:
+def plan(config: ReductionConfig, weights: Collection[str]) -> list[Setting]:
     """The settings of all sweeps, whether or not a model can carry them out."""
     default = {name: getattr(config, name) for name in FIELDS}
     own = TRAINED if TRAINED in weights else STOCK
@@ -202,7 +199,7 @@ def plan(config: FATRViTConfig, weights: Collection[str]) -> list[Setting]:
     return settings
 
 
-def layer_sets(config: FATRViTConfig) -> list[tuple[int, ...]]:
+def layer_sets(config: ReductionConfig) -> list[tuple[int, ...]]:
     """One layer; the default three, these earlier and later; all from a quarter of the depth on; the checkpoint's."""
     depth = config.num_hidden_layers
     quarters = sorted({depth // 4, depth // 2, 3 * depth // 4})
@@ -213,7 +210,7 @@ def layer_sets(config: FATRViTConfig) -> list[tuple[int, ...]]:
     return [layers for layers in dict.fromkeys(sets) if layers and layers[0] >= 0 and layers[-1] < depth]
 
 
-def window_counts(config: FATRViTConfig) -> list[Any]:
+def window_counts(config: ReductionConfig) -> list[Any]:
     """The checkpoint's own windows, and single numbers for all layers: 0, 1, 2, 4 and half the grid."""
     counts = sorted({0, 1, 2, 4, max(1, min(config.patch_grid()) // 2)})
     return [config.dc_windows, *(count for count in counts if count != config.dc_windows)]
@@ -227,7 +224,7 @@ def in_words(values: int | Sequence[int]) -> str:
     return f"{values[0]} to {values[-1]}" if in_a_row else ", ".join(map(str, values))
 
 
-def admissible(config: FATRViTConfig, settings: Sequence[Setting]) -> list[Setting]:
+def admissible(config: ReductionConfig, settings: Sequence[Setting]) -> list[Setting]:
     """The settings whose schedules a model can carry out.
 
     Raises:
@@ -246,7 +243,7 @@ def admissible(config: FATRViTConfig, settings: Sequence[Setting]) -> list[Setti
     return [setting for setting, layers in planned if layers]
 
 
-def schedule(config: FATRViTConfig, setting: Setting) -> list[LayerPlan]:
+def schedule(config: ReductionConfig, setting: Setting) -> list[LayerPlan]:
     """The tokens of every layer, or nothing where a model cannot reduce so."""
     try:
         return list(type(config).from_dict(config.to_dict(), **setting.fields).plan())
@@ -317,7 +314,7 @@ def evaluate(model: Any, images: Batch, batch_size: int, reference: Tensor) -> d
     return {name: float(judged[name].double().mean()) for name in QUALITIES if name in judged}
 
 
-def architecture(config: FATRViTConfig) -> str:
+def architecture(config: ReductionConfig) -> str:
     """A configuration as text."""
     return json.dumps({**config.to_dict(), "transformers_version": ""}, sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""Fine-tunes a ViT with frequency-aware token reduction and leaves a folder that is ready for the Hub.
+"""Fine-tunes a vision transformer with frequency-aware token reduction and leaves a folder that is ready for the Hub.
 
     accelerate launch examples/finetune.py                        # scikit-learn's digits, from scratch, on any machine
     accelerate launch examples/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset path/to/images
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from finetune_arguments import DataArguments, FineTuningArguments, ModelArguments, parse_arguments, result_arguments
-from finetune_base import fetch_base, new_base, refuse_other_classes
+from finetune_base import fetch_base, new_base, reduced_model, refuse_other_classes
 from finetune_data import describe, load_data
 from transformers import (
     AutoConfig,
@@ -27,11 +27,9 @@ from transformers import (
     BaseImageProcessor,
     PreTrainedModel,
     TrainerCallback,
-    ViTForImageClassification,
     set_seed,
 )
 
-from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.benchmark import ModelCost, compare_throughput, count_macs, results_table
 from fatr_hf.hub.clean_process import predict_classes
 from fatr_hf.hub.errors import ProofError
@@ -39,6 +37,7 @@ from fatr_hf.hub.publish import publish_folder, require_access
 from fatr_hf.hub.verify import classify_without_package, plain_pictures
 from fatr_hf.images import check_processor
 from fatr_hf.modeling import admissible_keep_ratios, budget_table, build_model_card
+from fatr_hf.modeling.reduction_model import ReductionModel
 from fatr_hf.programs import run_program
 from fatr_hf.training.augmentation import AUGMENTATIONS, Augmentation, find_augmentation
 from fatr_hf.training.ema import EMACallback
@@ -143,7 +142,7 @@ class FineTuning:
             refuse_other_classes(config, names, f"--teacher {options.teacher}", self.data.name)
 
     def prepare_base(self) -> None:
-        """Writes the unreduced model to ``base/``, a stock ViT with its image processor, unless it is there."""
+        """Writes the unreduced model to ``base/``, with its image processor, unless it is there."""
         if self.has_base:
             return
         set_seed(self.arguments.seed)
@@ -190,27 +189,22 @@ class FineTuning:
             if self.arguments.process_index == 0:
                 # Neither other processes nor a resumed run draw what this does.
                 with TemporaryDirectory() as folder, torch.random.fork_rng():
-                    config = FATRViTConfig.from_dict(base.config.to_dict(), **self.model_arguments.reduction_fields())
-                    model = FATRViTForImageClassification(config).eval()
-                    model.load_state_dict({**model.state_dict(), **base.state_dict()})
+                    model: Any = reduced_model(base, self.model_arguments)
                     save(model, processor, Path(folder, "model"))
                     self.verify(Path(folder, "model"), model.to(self.arguments.device), processor, at_most=16)
 
-    def load_models(self) -> tuple[PreTrainedModel, FATRViTForImageClassification, BaseImageProcessor]:
-        """The unreduced model and the one to fine-tune, both from ``base/``."""
+    def load_models(self) -> tuple[PreTrainedModel, ReductionModel, BaseImageProcessor]:
+        """The unreduced model, which lies in ``base/``, and the one to fine-tune."""
         folder = self.folder / "base"
-        base = ViTForImageClassification.from_pretrained(folder)
-        model = FATRViTForImageClassification.from_pretrained(folder, **self.model_arguments.reduction_fields())
-        return base, model, AutoImageProcessor.from_pretrained(folder)
+        base = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False)
+        return base, reduced_model(base, self.model_arguments), AutoImageProcessor.from_pretrained(folder)
 
     def test(self, model: PreTrainedModel, processor: BaseImageProcessor) -> float:
         """Accuracy before training; reported by no more than the table, since TensorBoard's folder is not known yet."""
         metrics = self.trainer(model, processor, "checkpoints", report_to="none").evaluate()
         return float(metrics["eval_accuracy"])
 
-    def tuner(
-        self, model: FATRViTForImageClassification, processor: BaseImageProcessor, base: PreTrainedModel
-    ) -> FATRTrainer:
+    def tuner(self, model: ReductionModel, processor: BaseImageProcessor, base: PreTrainedModel) -> FATRTrainer:
         """The trainer of the fine-tuning, with teacher, average of the weights, keep ratios and logs."""
         options = self.arguments
         trainer = self.trainer(
@@ -272,7 +266,7 @@ class FineTuning:
             repeats=augmentation.repeats,
         )
 
-    def test_budgets(self, trainer: FATRTrainer, model: FATRViTForImageClassification) -> dict[float, float]:
+    def test_budgets(self, trainer: FATRTrainer, model: ReductionModel) -> dict[float, float]:
         """Accuracy by keep ratio of a model that was trained for many; empty where it was trained for one."""
         if self.arguments.elastic is None:
             return {}
@@ -295,7 +289,7 @@ class FineTuning:
     def measure(
         self,
         base: PreTrainedModel,
-        model: FATRViTForImageClassification,
+        model: ReductionModel,
         processor: BaseImageProcessor,
         accuracies: tuple[float, float, float],
     ) -> list[ModelCost]:
@@ -306,14 +300,14 @@ class FineTuning:
         speed = compare_throughput(models, pixel_values.to(model.device))
         macs = {name: count_macs(each) for name, each in (("unreduced", base), ("FATR", model))}
         return [
-            ModelCost("ViT, unreduced", accuracies[0], macs["unreduced"], speed["unreduced"]),
+            ModelCost(f"{family_name(base)}, unreduced", accuracies[0], macs["unreduced"], speed["unreduced"]),
             ModelCost("FATR, before fine-tuning", accuracies[1], macs["FATR"], speed["FATR"]),
             ModelCost("FATR, fine-tuned", accuracies[2], macs["FATR"], speed["FATR"]),
         ]
 
     def finish(
         self,
-        model: FATRViTForImageClassification,
+        model: ReductionModel,
         processor: BaseImageProcessor,
         costs: list[ModelCost],
         budgets: dict[float, float],
@@ -407,6 +401,11 @@ def keep_ratio_callbacks(options: FineTuningArguments) -> list[TrainerCallback]:
     if options.keep_ratio_warmup:
         callbacks.append(KeepRatioWarmup(options.keep_ratio_warmup))
     return callbacks
+
+
+def family_name(model: PreTrainedModel) -> str:
+    """What tables call a classifier's family, such as ViT."""
+    return type(model).__name__.removeprefix("FATR").split("ForImageClassification")[0]
 
 
 def save(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path, **options: Any) -> None:

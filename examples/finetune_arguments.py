@@ -24,7 +24,8 @@ class ModelArguments:
     """Which model to reduce, and how."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "ViT checkpoint (Hub name or folder); by default a small ViT is trained first"}
+        default=None,
+        metadata={"help": "checkpoint (Hub name or folder); by default a small ViT is trained first"},
     )
     model_revision: str = field(default="main", metadata={"help": "revision of a Hub checkpoint"})
     image_size: list[int] | None = field(

@@ -1,9 +1,11 @@
 """The unreduced model that finetune.py starts from: a new small ViT, or a checkpoint with a classifier for the data."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 from finetune_arguments import ModelArguments
 from transformers import (
     AutoImageProcessor,
@@ -15,11 +17,16 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from fatr_hf import FATRViTConfig, FATRViTForImageClassification
+from fatr_hf.baselines.rival import UNREDUCED
+from fatr_hf.hub.checkpoints import is_classifier, is_fatr, read_config
+from fatr_hf.hub.convert_model import fatr_class_of
+from fatr_hf.hub.load import check_family, reduced_class, size_of_images
 from fatr_hf.images import resize_processor
-from fatr_hf.modeling.reduction_config import as_pair
+from fatr_hf.modeling.reduction_config import REDUCTION_FIELDS, as_pair
+from fatr_hf.modeling.reduction_model import ReductionModel
 from fatr_hf.training.classifier_heads import (
     class_fields,
+    classifiers,
     find_classes,
     has_numbers_alone,
     order_classifier,
@@ -41,7 +48,7 @@ def new_base(options: ModelArguments, names: Sequence[str]) -> tuple[PreTrainedM
         initializer_range=options.base_initializer_range,
         **class_fields(names),
     )
-    FATRViTConfig.from_dict(config.to_dict(), **options.reduction_fields())  # refuse a bad reduction beforehand
+    reduction_of(config, options)  # refuse a bad reduction beforehand
     size = {"height": options.base_image_size, "width": options.base_image_size}
     return ViTForImageClassification(config), ViTImageProcessor(size=size)
 
@@ -49,31 +56,33 @@ def new_base(options: ModelArguments, names: Sequence[str]) -> tuple[PreTrainedM
 def fetch_base(
     options: ModelArguments, data: ImageData, teaches: bool
 ) -> tuple[PreTrainedModel, BaseImageProcessor, str]:
-    """The checkpoint as a stock ViT with a classifier for the data, its image processor, and what became of its own.
+    """The unreduced checkpoint with a classifier for the data, its image processor, and what became of its own.
+
+    It is of the stock class where that has the same weights under the same names, else of ours, without a reduction.
 
     Args:
         teaches: whether it is to teach its reduced copy, for which its own classifier is needed.
 
     Raises:
-        ValueError: the checkpoint is reduced already, or its classes are others and it is to teach.
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: the checkpoint is reduced already or of no family, or its classes are others and it is to teach.
     """
-    name, names = str(options.model_name_or_path), data.label_names
-    where = {"revision": options.model_revision, **options.size_fields()}
-    stored, _ = FATRViTConfig.get_config_dict(name, revision=options.model_revision)
-    if stored.get("model_type") == FATRViTConfig.model_type:
-        raise ValueError(f"{name} is reduced already: start from the unreduced checkpoint that it came from.")
-    config = FATRViTConfig.from_pretrained(name, **where, **options.reduction_fields())
+    name, names, revision = str(options.model_name_or_path), data.label_names, options.model_revision
+    model_class = classifier_class(name, revision)
+    where = {"revision": revision, **size_of_images(name, revision, model_class), **options.size_fields()}
+    config = model_class.config_class.from_pretrained(name, **where, **UNREDUCED)
+    reduction_of(config, options)  # refuse a bad reduction beforehand
     places = find_classes(config, names)
-    loaded, info = FATRViTForImageClassification.from_pretrained(
+    loaded, info = model_class.from_pretrained(
         name,
-        keep_ratio=1.0,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         **where,
+        **UNREDUCED,
         **({} if places else class_fields(names)),
     )
     lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    if places is not None and not any(key.startswith("classifier.") for key in lacking):
+    if places is not None and not any(key.startswith(tuple(classifiers(loaded))) for key in lacking):
         order_classifier(loaded, places, names)
         words = f"{name}: its classifier is kept."
         if places != [*range(len(names))]:
@@ -89,10 +98,65 @@ def fetch_base(
     else:
         renew_classifier(loaded, names)
         words = f"{name}: it gets a new classifier for the classes of {data.name}."
-    stock = {field.name: getattr(loaded.config, field.name) for field in fields(ViTConfig)}
-    base = ViTForImageClassification(ViTConfig(**stock))
-    base.load_state_dict(loaded.state_dict())
-    return base, base_processor(options, base.config), words
+    return stock_twin(loaded), base_processor(options, loaded.config), words
+
+
+def classifier_class(name: str, revision: str) -> Any:
+    """Our classifier for an unreduced checkpoint, which may be an encoder.
+
+    Raises:
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: one that is reduced already, or of no family.
+    """
+    stored = read_config(name, revision)
+    model_class = reduced_class(name, stored)
+    if is_fatr(stored) and any(step.reduces for step in model_class.config_class.from_dict(stored).plan()):
+        raise ValueError(f"{name} is reduced already: start from the unreduced checkpoint that it came from.")
+    return model_class if is_classifier(stored) else check_family(name, stored["model_type"]).classifier
+
+
+def stock_twin(model: Any) -> PreTrainedModel:
+    """A model of ours as the stock model with its weights; itself where transformers' is another or cannot be trained.
+
+    Args:
+        model: without a reduction.
+    """
+    name = type(model).__name__.removeprefix("FATR")
+    stock: Any = next((each for each in type(model).__mro__ if each.__name__ == name), None)
+    if stock is None or not isinstance(model.config, stock.config_class):
+        return model
+    if "labels" not in inspect.signature(stock.forward).parameters:
+        return model  # DeiT's two classifiers, which stock does not train
+    config = stock.config_class(**{each.name: getattr(model.config, each.name) for each in fields(stock.config_class)})
+    with torch.device("meta"):
+        twin = stock(config)
+    if twin.state_dict().keys() != model.state_dict().keys():
+        return model
+    twin.load_state_dict(model.state_dict(), assign=True)
+    return twin.train(model.training)
+
+
+def reduction_of(config: PreTrainedConfig, options: ModelArguments) -> dict[str, Any]:
+    """All fields of the reduction that the options give an unreduced model, stock or ours.
+
+    Raises:
+        ValueError, huggingface_hub.errors.StrictDataclassError: a reduction that cannot be.
+    """
+    family = check_family(type(config).__name__, config.model_type)
+    plain = {name: value for name, value in config.to_dict().items() if name not in REDUCTION_FIELDS}
+    reduced = family.config.from_dict(plain, **options.reduction_fields())
+    return {name: getattr(reduced, name) for name in REDUCTION_FIELDS}
+
+
+def reduced_model(base: PreTrainedModel, options: ModelArguments) -> ReductionModel:
+    """The reduced model that an unreduced one becomes: a copy of its weights, in evaluation mode."""
+    target: Any = type(base) if isinstance(base, ReductionModel) else fatr_class_of(base)
+    config = target.config_class.from_dict(base.config.to_dict(), **reduction_of(base.config, options))
+    with torch.random.fork_rng():  # what is drawn here is replaced at once
+        model: Any = target(config)
+    model.load_state_dict({**model.state_dict(), **base.state_dict()})
+    reduced: ReductionModel = model.to(base.dtype).eval()
+    return reduced
 
 
 def base_processor(options: ModelArguments, config: Any) -> BaseImageProcessor:

@@ -1,10 +1,11 @@
-"""A classifier on a pretrained encoder that stays as it is: logistic regression on its CLS tokens.
+"""A classifier on a pretrained encoder that stays as it is: logistic regression on what its family's classifier reads.
 
-    python examples/linear_probe.py outputs/dinov2-vit path/to/images outputs/probe --train_images 2000
+    python examples/linear_probe.py facebook/dinov2-small path/to/images outputs/probe --train_images 2000
     fatr-hf compare outputs/probe path/to/images --limit 1000
 
-Minutes on a CPU where a fine-tuning takes hours. What is written is a `ViTForImageClassification`, unreduced, for every
-command that takes a ViT: its accuracy with a reduction is that of the encoder's features alone.
+Minutes on a CPU where a fine-tuning takes hours. What is written is a classifier, unreduced, for every command: its
+accuracy with a reduction is that of the encoder's features alone. It is of the stock class where that has the same
+weights under the same names, else of ours.
 """
 
 import argparse
@@ -13,18 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from finetune_base import classifier_class, stock_twin
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor, PreTrainedModel, ViTForImageClassification
+from transformers import AutoImageProcessor
 
+from fatr_hf.baselines.rival import UNREDUCED
 from fatr_hf.benchmark import choose_device
 from fatr_hf.hub.convert import require_free
-from fatr_hf.hub.load import quiet_loading
+from fatr_hf.hub.load import quiet_loading, size_of_images
 from fatr_hf.images import check_processor
 from fatr_hf.programs import run_program
-from fatr_hf.training.classifier_heads import class_fields
+from fatr_hf.training.classifier_heads import class_fields, classifiers
 from fatr_hf.training.data import load_image_data
 from fatr_hf.training.labels import spread_rows
 from fatr_hf.training.preprocessing import collate, image_transform
@@ -35,8 +38,8 @@ Floats = NDArray[np.float64]
 
 def main() -> None:
     """Reads the command line, fits the classifier and writes the model."""
-    parser = argparse.ArgumentParser(description="Fits a linear classifier on the CLS tokens of a ViT.")
-    parser.add_argument("model", help="folder or Hub name of a ViT")
+    parser = argparse.ArgumentParser(description="Fits a linear classifier on the features of an encoder.")
+    parser.add_argument("model", help="folder or Hub name of a model of one of the families")
     parser.add_argument("dataset", help="digits, a folder of images or of idx files, or a data set on the Hub")
     parser.add_argument("output_dir", type=Path, help="folder to write, new or empty")
     parser.add_argument(
@@ -55,16 +58,23 @@ def main() -> None:
         print(f"Note: {note}")
     processor = AutoImageProcessor.from_pretrained(arguments.model)
     names = data.label_names
+    model_class = classifier_class(arguments.model, "main")
     with quiet_loading():  # of a classifier that is not there yet, or is for other classes
-        model: Any = ViTForImageClassification.from_pretrained(
-            arguments.model, ignore_mismatched_sizes=True, **class_fields(names)
+        model: Any = model_class.from_pretrained(
+            arguments.model,
+            ignore_mismatched_sizes=True,
+            **size_of_images(arguments.model, "main", model_class),
+            **UNREDUCED,
+            **class_fields(names),
         )
+    if [*classifiers(model)] != ["classifier"]:
+        raise ValueError(f"{model_class.__name__} has several classifiers: give a model with one.")
     check_processor(processor, model.config)
     model.to(choose_device(None)).eval()
     train = data.train.shuffle(seed=0)
     train = train.select(spread_rows(train["labels"], arguments.train_images or len(train)))
     train.set_transform(image_transform(processor))
-    features, targets = cls_tokens(model, DataLoader(train, arguments.batch_size, collate_fn=collate))
+    features, targets = read_features(model, DataLoader(train, arguments.batch_size, collate_fn=collate))
     weight, bias = fit(features, targets, len(names), arguments.regularisation)
     with torch.no_grad():
         model.classifier.weight.copy_(torch.from_numpy(weight))
@@ -73,22 +83,24 @@ def main() -> None:
     print(f"{len(targets)} training images, of which {100 * hits.mean():.1f}% are classified as they are labelled.")
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+        stock_twin(model).save_pretrained(folder)
         processor.save_pretrained(folder)
 
     write_folder(arguments.output_dir, write)
 
 
 @torch.inference_mode()
-def cls_tokens(
-    model: PreTrainedModel, batches: DataLoader[dict[str, torch.Tensor]]
-) -> tuple[Floats, NDArray[np.int64]]:
-    """(images, width) last states of CLS, which a ViT's classifier reads, and (images,) labels."""
-    features, labels = [], []
+def read_features(model: Any, batches: DataLoader[dict[str, torch.Tensor]]) -> tuple[Floats, NDArray[np.int64]]:
+    """What the model's classifier reads, (images, width), and (images,) labels."""
+    features: list[Floats] = []
+    labels = []
+    reading = model.classifier.register_forward_pre_hook(
+        lambda module, arguments: features.append(arguments[0].double().cpu().numpy())
+    )
     for batch in batches:
-        states = model.base_model(batch["pixel_values"].to(model.device)).last_hidden_state
-        features.append(states[:, 0].double().cpu().numpy())
+        model(batch["pixel_values"].to(model.device))
         labels.append(batch["labels"].numpy())
+    reading.remove()
     return np.concatenate(features), np.concatenate(labels)
 
 

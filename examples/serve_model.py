@@ -5,8 +5,7 @@ from typing import Any
 
 from transformers import BaseImageProcessor
 
-from fatr_hf import FATRViTConfig
-from fatr_hf.hub.checkpoints import read_config
+from fatr_hf.hub.checkpoints import is_fatr, read_config
 from fatr_hf.hub.load import load_reduced, require_processor
 
 UNREDUCED: dict[str, Any] = {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
@@ -14,7 +13,7 @@ UNREDUCED: dict[str, Any] = {"reduction_layers": [], "keep_ratio": 1.0, "dc_wind
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that choose a model."""
-    parser.add_argument("--model", required=True, help="folder or Hub name of a FATR model or of another ViT")
+    parser.add_argument("--model", required=True, help="folder or Hub name of a FATR model or a stock one")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub name")
     parser.add_argument("--keep_ratio", type=float, nargs="+", help="one, or one for each reduction layer")
     parser.add_argument("--macs", type=float, help="the highest keep ratio within these multiply-accumulates an image")
@@ -23,19 +22,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def load_chosen(arguments: argparse.Namespace) -> tuple[Any, BaseImageProcessor]:
     """The model, in evaluation mode, and its image processor.
 
-    A FATR model is reduced as it was saved, any other ViT not at all, unless a keep ratio or a budget is given.
+    A FATR model is reduced as it was saved, a stock one not at all, unless a keep ratio or a budget is given.
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: no ViT, a keep ratio or a budget that it cannot have, or no image processor.
+        ValueError: a model of no family, a keep ratio or a budget that it cannot have, or no image processor.
     """
     if arguments.keep_ratio and arguments.macs is not None:
         raise ValueError("--keep_ratio and --macs both choose the keep ratio: give one of them.")
-    is_reduced = read_config(arguments.model, arguments.revision)["model_type"] == FATRViTConfig.model_type
     reduction: dict[str, Any] = {}
     if arguments.keep_ratio:
         reduction["keep_ratio"] = arguments.keep_ratio if len(arguments.keep_ratio) > 1 else arguments.keep_ratio[0]
-    elif arguments.macs is None and not is_reduced:
+    elif arguments.macs is None and not is_fatr(read_config(arguments.model, arguments.revision)):
         reduction = UNREDUCED
     model, processor = load_reduced(arguments.model, revision=arguments.revision, **reduction)
     return model if arguments.macs is None else model.for_budget(macs=arguments.macs), require_processor(processor)

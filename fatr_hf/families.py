@@ -20,7 +20,11 @@ from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionCon
 from .modeling.configuration_fatr_vit import FATRViTConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
-from .modeling.modeling_fatr_deit import FATRDeiTForImageClassification, FATRDeiTModel
+from .modeling.modeling_fatr_deit import (
+    FATRDeiTForImageClassification,
+    FATRDeiTForImageClassificationWithTeacher,
+    FATRDeiTModel,
+)
 from .modeling.modeling_fatr_dinov2 import FATRDinov2Backbone, FATRDinov2ForImageClassification, FATRDinov2Model
 from .modeling.modeling_fatr_dinov2_with_registers import (
     FATRDinov2WithRegistersBackbone,
@@ -45,11 +49,18 @@ class Family(NamedTuple):
     model: Any
     classifier: Any
     backbone: Any = None
+    second_classifier: Any = None
+    """Which a checkpoint has that names it as its architecture."""
 
 
 FAMILIES = (
     Family(FATRViTConfig, FATRViTModel, FATRViTForImageClassification),
-    Family(FATRDeiTConfig, FATRDeiTModel, FATRDeiTForImageClassification),
+    Family(
+        FATRDeiTConfig,
+        FATRDeiTModel,
+        FATRDeiTForImageClassification,
+        second_classifier=FATRDeiTForImageClassificationWithTeacher,
+    ),
     Family(FATRDinov2Config, FATRDinov2Model, FATRDinov2ForImageClassification, FATRDinov2Backbone),
     Family(
         FATRDinov2WithRegistersConfig,
@@ -81,7 +92,10 @@ def register() -> None:
     for family in FAMILIES:
         AutoConfig.register(family.config.model_type, family.config, exist_ok=True)
         AutoModel.register(family.config, family.model, exist_ok=True)
-        AutoModelForImageClassification.register(family.config, family.classifier, exist_ok=True)
+        classifier = family.classifier
+        if family.second_classifier is not None:
+            classifier = (classifier, family.second_classifier)
+        AutoModelForImageClassification.register(family.config, classifier, exist_ok=True)
         if family.backbone is not None:
             AutoBackbone.register(family.config, family.backbone, exist_ok=True)
     for composite in COMPOSITES:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..hub.convert import Conversion, convert_checkpoint, write_unreduced
+from ..hub.convert import Conversion, convert_checkpoint
 from ..hub.load import quiet_loading
 from ..modeling.model_card import token_table
 from .common import (
@@ -30,12 +30,11 @@ HELP = """
 Writes a checkpoint as FATR, without training it.
 
 MODEL is a folder or a Hub name; the families of README convert. OUTPUT becomes a folder with model, code, image
-processor and card, which loads wherever transformers is: from_pretrained(OUTPUT, trust_remote_code=True).
+processor and card, which transformers alone loads: from_pretrained(OUTPUT, trust_remote_code=True).
 
 \b
   fatr-hf convert google/vit-base-patch16-224 outputs/vit-fatr
   fatr-hf convert facebook/dinov2-small outputs/dinov2-fatr --keep-ratio 0.8,0.7,0.6 --dc-windows 2
-  fatr-hf convert facebook/dinov2-small outputs/dinov2-vit --unreduced
   fatr-hf convert google/vit-base-patch16-224 outputs/vit-384 --image-size 384
   fatr-hf convert outputs/base outputs/local --preset local --json conversion.json
 """
@@ -51,7 +50,6 @@ def run(
     token_multiple: TokenMultiple = None,
     selection: Selection = None,
     dc_size_exponent: SizeExponent = None,
-    unreduced: Annotated[bool, option("Of DINOv2: write transformers' own ViT, without a reduction.")] = False,
     image_size: Annotated[str | None, option("Pixels a side, or height,width. [the checkpoint's]")] = None,
     revision: Revision = None,
     json: Annotated[Path | None, option("File for the summary.")] = None,
@@ -69,12 +67,6 @@ def run(
             dc_size_exponent=dc_size_exponent,
         )
         sides = numbers("sides", image_size, int)
-        if unreduced:
-            if reduction or json or sides:
-                raise ValueError("--unreduced writes no reduction: leave out its options, --image-size and --json.")
-            write_unreduced(model, output, revision=revision)
-            typer.echo(f"Wrote {output}: ViTModel.")
-            return
         conversion = convert_checkpoint(model, output, revision=revision, image_size=sides, **reduction)
         write_json(json, values(conversion))
     typer.echo(summary(conversion))

@@ -18,7 +18,7 @@ from ..analysis.schedule_search.search import OBJECTIVES, search_schedules
 from ..analysis.schedule_search.space import default_space, has_own_parameters
 from ..analysis.schedule_search.study import import_optuna
 from ..benchmark.machine import choose_device
-from ..hub.checkpoints import read_config
+from ..hub.checkpoints import is_fatr, read_config
 from ..hub.convert import convert_checkpoint, require_free
 from ..hub.load import load_reduced, quiet_loading, require_processor
 from ..modeling.reduction_model import ReductionModel
@@ -199,7 +199,7 @@ def load_searchable(
         FileNotFoundError: no checkpoint of this name.
         ValueError: no such model, no image processor, or a FATR model where the searched one is to be written.
     """
-    is_reduced = read_config(name, revision)["model_type"].startswith("fatr_")
+    is_reduced = is_fatr(read_config(name, revision))
     if is_reduced and writes:
         raise ValueError(f"--write makes a FATR model of an unreduced one, and {name!r} is one: leave it out.")
     without = {} if is_reduced else {"reweight_attention": False, "dc_position_embeddings": False}

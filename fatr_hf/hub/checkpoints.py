@@ -39,6 +39,11 @@ def read_config(name: str | os.PathLike[str], revision: str | None = None) -> di
     return fields
 
 
+def is_fatr(fields: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of one of our models."""
+    return str(fields.get("model_type")).startswith("fatr_")
+
+
 def is_classifier(fields: Mapping[str, Any]) -> bool:
     """Whether a configuration names a classifier of images as what was saved."""
     return any("ForImageClassification" in architecture for architecture in fields.get("architectures") or ())

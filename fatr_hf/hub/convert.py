@@ -16,8 +16,6 @@ from ..modeling.budget import with_keep_ratio
 from ..modeling.reduction_config import as_pair
 from .checkpoints import copy_image_processor, cropped_size, read_config
 from .convert_model import convert
-from .dinov2 import MODEL_TYPE as DINOV2
-from .dinov2 import vit_from_dinov2
 from .timm import timm_fields
 
 RESULTS = """The weights are those of {origin}. The model has not been fine-tuned with the reduction, and its accuracy
@@ -87,32 +85,6 @@ def convert_checkpoint(
         macs_before=schedule_macs(with_keep_ratio(config, 1.0), size),
         macs_after=schedule_macs(config, size),
     )
-
-
-def write_unreduced(
-    name: str | os.PathLike[str], folder: str | os.PathLike[str], *, revision: str | None = None
-) -> bool:
-    """Writes a DINOv2 encoder as transformers' own ViT, for whatever takes a ViT (``finetune.py``, a search).
-
-    Args:
-        name, folder, revision: as for ``convert_checkpoint``.
-
-    Returns:
-        Whether there is an image processor.
-
-    Raises:
-        FileExistsError: a folder that is not empty.
-        FileNotFoundError: no checkpoint of this name.
-        ValueError: a checkpoint that is no DINOv2 encoder, or one that does not convert (see ``vit_from_dinov2``).
-    """
-    folder = Path(folder)
-    require_free(folder)
-    model_type = read_config(name, revision)["model_type"]
-    if model_type != DINOV2:
-        raise ValueError(
-            f"{str(name)!r} is of model type {model_type!r}: only {DINOV2} is converted to an unreduced ViT."
-        )
-    return write_checkpoint(vit_from_dinov2(name, revision).save_pretrained, folder, name, revision)
 
 
 def write_checkpoint(

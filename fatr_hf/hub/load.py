@@ -1,7 +1,7 @@
 """Checkpoints of all kinds as models: as they are, or reduced."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,8 @@ from transformers.utils import logging
 from ..families import FAMILIES, Family, family_of
 from ..images import check_processor
 from ..modeling.reduction_model import ReductionModel
-from .checkpoints import find_image_processor, is_classifier, read_config
+from .checkpoints import cropped_size, find_image_processor, is_classifier, is_fatr, read_config
+from .convert_model import fatr_classes
 
 
 @contextmanager
@@ -97,7 +98,8 @@ def load_reduced(
     """A saved model as FATR, in evaluation mode, and its image processor.
 
     A FATR model keeps its reduction, but for the fields that are given; a stock model of one of the families gets the
-    default one, or what is given, without training.
+    default one, or what is given, without training. A model that takes any image size is for that of the images which
+    its image processor gives.
 
     Args:
         name, revision, eager, device: as for ``load_model``.
@@ -109,9 +111,8 @@ def load_reduced(
             configuration do not allow, or an image processor that does not fit.
     """
     fields = read_config(name, revision)
-    family = check_family(name, fields["model_type"])
-    model_class = family.classifier if is_classifier(fields) else family.model
-    is_reduced = fields["model_type"] == family.config.model_type
+    model_class = reduced_class(name, fields)
+    is_reduced = is_fatr(fields)
     if is_reduced and "preset" in reduction:
         raise ValueError(f"{name!r} is reduced already: a preset is for a checkpoint that is not.")
     with quiet_loading():
@@ -119,11 +120,35 @@ def load_reduced(
             name,
             revision=revision,
             attn_implementation="eager" if eager else None,
+            **size_of_images(name, revision, model_class),
             **({} if is_reduced else reduction),
         )
     if is_reduced and reduction:
         model.set_reduction(**reduction)
     return model.eval().to(device), fitting_processor(name, revision, model)
+
+
+def reduced_class(name: str, fields: Mapping[str, Any]) -> Any:
+    """Our class for a checkpoint: of a classifier the one that it names, of anything else the family's encoder.
+
+    Args:
+        fields: of the checkpoint's configuration.
+
+    Raises:
+        ValueError: a checkpoint of no family.
+    """
+    family = check_family(name, fields["model_type"])
+    if not is_classifier(fields):
+        return family.model
+    named = [each.removeprefix("FATR") for each in fields["architectures"]]
+    found = [each for each in fatr_classes() if each.__name__.removeprefix("FATR") in named]
+    return found[0] if found else family.classifier
+
+
+def size_of_images(name: str, revision: str | None, model_class: Any) -> dict[str, Any]:
+    """``image_size`` for ``from_pretrained``, where a model takes any size and its image processor crops to one."""
+    size = cropped_size(name, revision) if model_class.config_class.takes_any_size else None
+    return {} if size is None else {"image_size": size[0] if size[0] == size[1] else list(size)}
 
 
 def fitting_processor(name: str, revision: str | None, model: PreTrainedModel) -> BaseImageProcessor | None:

@@ -96,6 +96,11 @@ class FATRDeiTForImageClassificationWithTeacher(
 ):
     """``DeiTForImageClassificationWithTeacher`` with token reduction: the mean of two classifiers."""
 
+    _auto_class = "AutoModelForImageClassification"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "FATRDeiTModel",
+        "AutoModelForImageClassification": "FATRDeiTForImageClassificationWithTeacher",
+    }
     output_class = FATRTwoTokenClassifierOutput
 
     def __init__(self, config: FATRDeiTConfig):

@@ -40,27 +40,32 @@ def has_numbers_alone(config: PreTrainedConfig, names: Sequence[str]) -> bool:
     return own is None or (are_numbers(names) and sorted(own) != sorted(names))
 
 
+def classifiers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear classifiers of a model by name: one, or the two of a distilled DeiT."""
+    return {name: module for name, module in model.named_children() if name.endswith("classifier")}
+
+
 @torch.no_grad()
 def order_classifier(model: Any, places: Sequence[int], names: Sequence[str]) -> None:
     """Puts the classes of a model in the order of a data set, whose names they get where it has any.
 
     Args:
-        model: with a linear ``classifier``.
+        model: with linear ``classifiers``.
         places: of ``find_classes``.
     """
-    order = torch.tensor(places, device=model.classifier.weight.device)
-    model.classifier.weight.copy_(model.classifier.weight[order])
-    model.classifier.bias.copy_(model.classifier.bias[order])
+    for head in classifiers(model).values():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[torch.tensor(places, device=parameter.device)])
     if not are_numbers(names):
         name_classes(model, names)
 
 
 def renew_classifier(model: Any, names: Sequence[str]) -> None:
-    """Gives a model a new linear ``classifier`` for classes of these names."""
-    old = model.classifier
-    model.classifier = nn.Linear(model.config.hidden_size, len(names)).to(model.device, model.dtype)
-    model.classifier.train(old.training)
-    model._init_weights(model.classifier)
+    """Gives a model new linear ``classifiers`` for classes of these names."""
+    for name, old in classifiers(model).items():
+        new = nn.Linear(model.config.classifier_width, len(names)).to(model.device, model.dtype)
+        model._init_weights(new)
+        setattr(model, name, new.train(old.training))
     name_classes(model, names)
 
 

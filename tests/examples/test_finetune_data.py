@@ -9,7 +9,22 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipConfig,
+    SiglipForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from fatr_hf.hub.errors import ProofError
 from fatr_hf.training.classifier_heads import class_fields
@@ -30,7 +45,7 @@ def proofs(finetune, monkeypatch):
 
     def classify(folder, images, device):
         folders.append(folder)
-        model = finetune.FATRViTForImageClassification.from_pretrained(folder)
+        model = AutoModelForImageClassification.from_pretrained(folder)
         return finetune.predict_classes(model, AutoImageProcessor.from_pretrained(folder), images)
 
     monkeypatch.setattr(finetune, "classify_without_package", classify)
@@ -87,12 +102,12 @@ def results(folder):
 def fetch(tmp_path):
     """The base that a checkpoint becomes for the images in ``data``, with what is said of its classifier."""
 
-    def fetched(**arguments):
+    def fetched(teaches=True, **arguments):
         options = importlib.import_module("finetune_arguments").ModelArguments(
             str(tmp_path / "checkpoint"), **arguments
         )
         data = load_image_data(str(tmp_path / "data"))
-        base, _, words = importlib.import_module("finetune_base").fetch_base(options, data, teaches=True)
+        base, _, words = importlib.import_module("finetune_base").fetch_base(options, data, teaches)
         return base, words
 
     return fetched
@@ -113,6 +128,55 @@ def test_a_classifier_without_names_is_kept_and_it_is_said(fetch, tmp_path):
     base, words = fetch()
     assert "Its class numbers are taken to be those of data" in words
     assert torch.equal(base.classifier.weight, model.classifier.weight)
+
+
+SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "patch_size": 8, "image_size": 32}
+TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 99}
+CATS = class_fields(["cat", "dog"])
+
+
+def tower(**fields):
+    return {"vision_config": {**SMALL, "intermediate_size": 48}, "text_config": TEXT, **fields}
+
+
+FAMILIES = {
+    "dinov2-encoder": lambda: Dinov2Model(Dinov2Config(**SMALL, mlp_ratio=2)),
+    "clip-whole": lambda: CLIPModel(CLIPConfig(**tower(projection_dim=16))),
+    "siglip-classifier": lambda: SiglipForImageClassification(SiglipConfig(**tower(**CATS))),
+    "deit-two-classifiers": lambda: DeiTForImageClassificationWithTeacher(
+        DeiTConfig(**SMALL, intermediate_size=48, **CATS)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_checkpoints_of_every_family_are_fine_tuned(run, tmp_path, proofs, name):
+    write_pictures(tmp_path / "data")
+    FAMILIES[name]().save_pretrained(tmp_path / "checkpoint")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "checkpoint")
+    teaches = ("classifier" in name) * 1.0
+    found = results(run("--distillation_weight", teaches, "--keep_ratio", 0.5))
+    family = {"dinov2": "Dinov2", "clip": "CLIP", "siglip": "Siglip", "deit": "DeiT"}[name.split("-")[0]]
+    assert found["models"][0]["name"] == f"{family}, unreduced"
+    assert found["models"][2]["macs"] < 0.8 * found["models"][0]["macs"]
+    assert len(proofs) == 2
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "model")
+    assert type(model).__name__.removesuffix("WithTeacher") == f"FATR{family}ForImageClassification"
+    assert type(model).__name__.endswith("WithTeacher") == (name == "deit-two-classifiers")
+    assert model.config.id2label == {0: "cat", 1: "dog"}
+    assert any(step.reduces for step in model.config.plan())
+    assert all(omega.any() for key, omega in model.named_parameters() if "omega" in key)
+
+
+def test_a_model_for_any_size_is_fine_tuned_at_that_of_its_images(fetch, tmp_path):
+    """DINOv2's configuration names the size of its training, 518 pixels; its image processor gives 224."""
+    write_pictures(tmp_path / "data")
+    Dinov2Model(Dinov2Config(**{**SMALL, "image_size": 64}, mlp_ratio=2)).save_pretrained(tmp_path / "checkpoint")
+    size = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
+    BitImageProcessor(**size).save_pretrained(tmp_path / "checkpoint")
+    base, _ = fetch(teaches=False)
+    assert base.config.image_size == 32
+    assert base(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 2)
 
 
 def test_a_classifier_of_other_classes_cannot_teach(fetch, tmp_path):

@@ -9,11 +9,24 @@ import pytest
 import torch
 from rounding import assert_rounded_alike
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BitImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from fatr_hf import FATRViTForImageClassification
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+DINO = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
 
 
 @pytest.fixture
@@ -55,6 +68,32 @@ def test_the_classifier_reads_what_the_encoder_gives(probe, tmp_path, monkeypatc
     fatr = FATRViTForImageClassification.from_pretrained(tmp_path / "probe").eval()
     with fatr.reduction(False), torch.no_grad():
         assert_rounded_alike(fatr.double()(pixel_values).logits, model.double()(pixel_values).logits)
+
+
+ENCODERS = {
+    "Dinov2": lambda: Dinov2Model(Dinov2Config(**{**DINO, "image_size": 64}, mlp_ratio=2)),
+    "Siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZE, image_size=16, patch_size=4)),
+}
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_other_families_get_a_classifier_of_what_theirs_reads(probe, tmp_path, monkeypatch, family):
+    """DINOv2's reads CLS beside the mean of the patches, SigLIP's the mean alone, at the size of the images."""
+    torch.manual_seed(0)
+    ENCODERS[family]().save_pretrained(tmp_path / "encoder")
+    size = {"height": 16, "width": 16}
+    processor = BitImageProcessor(size={"shortest_edge": 16}, crop_size=size, do_center_crop=True)
+    (processor if family == "Dinov2" else ViTImageProcessor(size=size)).save_pretrained(tmp_path / "encoder")
+    write_images(tmp_path / "images", 3, 20)
+    words = [str(tmp_path / name) for name in ("encoder", "images", "probe")]
+    monkeypatch.setattr(sys, "argv", ["linear_probe.py", *words, "--regularisation", "0.1"])
+    probe.main()
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "probe").eval()
+    assert model.config.image_size == 16
+    assert type(model).__name__.removeprefix("FATR") == f"{family}ForImageClassification"
+    pictures = [PIL.Image.open(tmp_path / "images" / f"class-{label}" / "0.png") for label in range(3)]
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "probe")
+    assert model(processor(pictures, return_tensors="pt")["pixel_values"]).logits.argmax(dim=1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -8,6 +8,7 @@ from rounding import assert_rounded_alike
 from transformers import (
     BertConfig,
     BertModel,
+    BitImageProcessor,
     CLIPConfig,
     CLIPModel,
     CLIPVisionConfig,
@@ -128,6 +129,23 @@ def test_an_unreduced_checkpoint_gets_the_reduction_that_is_given(stock, stock_f
     assert model.config._attn_implementation == "eager"
     with model.reduction(False):
         assert_rounded_alike(model.double()(pixel_values).logits, stock.double()(pixel_values).logits, torch.float32)
+
+
+@torch.no_grad()
+def test_a_model_for_any_size_is_loaded_for_its_images(tmp_path):
+    """Costs and matched rivals are those of the images that come, not of the size that the model was trained with."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 4, "image_size": 64}
+    stock = Dinov2Model(Dinov2Config(**sizes)).double().eval()
+    stock.save_pretrained(tmp_path)
+    crop = {"height": 32, "width": 32}
+    BitImageProcessor(size={"shortest_edge": 40}, crop_size=crop, do_center_crop=True).save_pretrained(tmp_path)
+    model, _ = load_reduced(str(tmp_path))
+    assert model.config.image_size == 32
+    assert model.config.plan()[0].patches_in == 64
+    pixel_values = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with model.reduction(False):
+        found = model.double()(pixel_values).last_hidden_state
+    assert_rounded_alike(found, stock(pixel_values).last_hidden_state, torch.float32)
 
 
 def test_a_reduced_checkpoint_keeps_its_own_but_for_what_is_given(fatr_folder):

@@ -60,7 +60,6 @@ FOLDERS = {
     "whole-clip": ("AutoModelForZeroShotImageClassification", OTHERS["clip-whole"]),
     "whole-siglip": ("AutoModel", OTHERS["siglip-whole"]),
 }
-del FOLDERS["classifier-deit-teacher"]  # transformers has no Auto class for it
 
 
 @pytest.fixture(scope="module")
