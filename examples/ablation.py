@@ -50,7 +50,7 @@ from fatr_hf.programs import run_program
 from fatr_hf.training.data import read_images
 from fatr_hf.training.run_folder import write_json
 
-FIELDS = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "dc_size_exponent")
+FIELDS = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "size_exponent")
 KEEP_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FEW_KEEP_RATIOS = (0.2, 0.3, 0.5, 0.7, 0.9)
 SIZE_EXPONENTS = (0.0, 0.5, 1.0)
@@ -189,7 +189,7 @@ def plan(config: ReductionConfig, weights: Collection[str]) -> list[Setting]:
         fields = default | {"reduction_layers": list(layers), "keep_ratio": ratio, "dc_windows": None}
         settings.append(Setting(LAYERS, in_words(layers), f"{ratio:g}", STOCK, fields))
     for windows, exponent in product(window_counts(config), SIZE_EXPONENTS):
-        fields = default | {"dc_windows": windows, "dc_size_exponent": exponent}
+        fields = default | {"dc_windows": windows, "size_exponent": exponent}
         settings.append(Setting(WINDOWS, in_words(windows), f"{exponent:g}", STOCK, fields))
     for selection, ratio in product(SELECTIONS, FEW_KEEP_RATIOS):
         fields = default | {"selection": selection, "keep_ratio": ratio}

@@ -38,7 +38,7 @@ class ModelArguments:
     dc_windows: list[int] | None = field(default=None, metadata={"help": "windows a side: one, or one for each layer"})
     token_multiple: int = field(default=1, metadata={"help": "reduced lengths are multiples of this"})
     selection: str = field(default="high_frequency", metadata={"help": "how tokens are ranked"})
-    dc_size_exponent: float | None = field(default=None, metadata={"help": "raises attention to large DC tokens"})
+    size_exponent: float | None = field(default=None, metadata={"help": "raises attention to large DC tokens"})
     base_image_size: int = field(default=8, metadata={"help": "a ViT from scratch: image size in pixels"})
     base_patch_size: int = field(default=1, metadata={"help": "a ViT from scratch: patch size in pixels"})
     base_hidden_size: int = field(default=48, metadata={"help": "a ViT from scratch: hidden size"})
@@ -64,7 +64,7 @@ class ModelArguments:
             "dc_windows": single_or_list(self.dc_windows),
             "token_multiple": self.token_multiple,
             "selection": self.selection,
-            "dc_size_exponent": self.dc_size_exponent,
+            "size_exponent": self.size_exponent,
             "preset": self.reduction_preset,
         }
         return {name: value for name, value in fields.items() if value is not None}

@@ -51,9 +51,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """The method and what is changed of it; token counts but for a few DC tokens are the same."""
 
 LOCAL: dict[str, dict[str, Any]] = {
-    "local windows": {"dc_size_exponent": 0.5},
-    "local windows, α = 1": {"dc_size_exponent": 1.0},
-    "local windows, random selection": {"dc_size_exponent": 0.5, "selection": "random"},
+    "local windows": {"size_exponent": 0.5},
+    "local windows, α = 1": {"size_exponent": 1.0},
+    "local windows, random selection": {"size_exponent": 0.5, "selection": "random"},
 }
 """Fewer tokens kept, many DC tokens that are attended to in proportion to their size."""
 
@@ -90,11 +90,11 @@ def off_the_shelf_arms(config: ViTConfig, keep_ratio: float) -> list[Arm]:
     for selection in SELECTIONS:
         is_method = selection == "high_frequency"
         for exponent in (0.0, 1.0) if is_method else (0.0,):
-            fields = {"keep_ratio": keep_ratio, "selection": selection, "dc_size_exponent": exponent}
+            fields = {"keep_ratio": keep_ratio, "selection": selection, "size_exponent": exponent}
             arms.append(make_arm(f"{selection}, w 2/1/1, α = {exponent:g}", "fatr", fields, config))
         for exponent in (0.0, 0.5, 1.0) if is_method else (0.5, 1.0):
             name = f"{selection}, local, α = {exponent:g}"
-            arms.append(local_arm(name, config, target, selection=selection, dc_size_exponent=exponent))
+            arms.append(local_arm(name, config, target, selection=selection, size_exponent=exponent))
     return arms + rival_arms(config, keep_ratio, target)
 
 
@@ -132,7 +132,7 @@ def make_arm(name: str, kind: str, fields: dict[str, Any], config: ViTConfig) ->
 
 def cost(kind: str, fields: dict[str, Any], config: ViTConfig) -> int:
     """Multiply-accumulates of a forward pass over one image. Sizes of DC tokens are sums, whatever computes them."""
-    counted = {name: value for name, value in fields.items() if name not in ("dc_size_exponent", "selection")}
+    counted = {name: value for name, value in fields.items() if name not in ("size_exponent", "selection")}
     return cached_cost(kind, tuple(sorted(counted.items())), config.to_json_string())
 
 

@@ -115,7 +115,7 @@ def settings_controls(loaded: LoadedModel, layers: str) -> list[Any]:
 
 def control_values(settings: Settings) -> tuple[float, str, float]:
     """Settings as the controls hold them."""
-    return settings.keep_ratio, ", ".join(map(str, settings.dc_windows)), settings.dc_size_exponent
+    return settings.keep_ratio, ", ".join(map(str, settings.dc_windows)), settings.size_exponent
 
 
 def connect(

@@ -29,7 +29,7 @@ class Settings(NamedTuple):
     keep_ratio: float
     dc_windows: tuple[int, ...]
     """One for each reduction layer."""
-    dc_size_exponent: float
+    size_exponent: float
 
 
 class LoadedModel(NamedTuple):
@@ -86,14 +86,14 @@ def own_settings(config: ReductionConfig) -> Settings:
     layers = config.reduction_layers or ()
     ratio = geometric_mean(per_layer("keep_ratio", config.keep_ratio, layers))
     windows = per_layer("dc_windows", config.dc_windows, layers)
-    return Settings(round(ratio, 2), tuple(windows), config.dc_size_exponent)
+    return Settings(round(ratio, 2), tuple(windows), config.size_exponent)
 
 
 def local_settings(config: ReductionConfig) -> Settings:
     """The preset ``local`` on a configuration's grid."""
     fields = preset_fields("local", config.patch_grid())
     windows = per_layer("dc_windows", fields["dc_windows"], config.reduction_layers or ())
-    return Settings(fields["keep_ratio"], tuple(windows), fields["dc_size_exponent"])
+    return Settings(fields["keep_ratio"], tuple(windows), fields["size_exponent"])
 
 
 def window_choices(model: ReductionClassifier, others: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

@@ -143,13 +143,13 @@ def replacement_bound(
     return replacement_costs(column_means, values, groups, replacements).sum(dim=2)
 
 
-def lost_attention(logits: Tensor, groups: Tensor, dc_size_exponent: float = 0.0) -> Tensor:
+def lost_attention(logits: Tensor, groups: Tensor, size_exponent: float = 0.0) -> Tensor:
     """The attention that groups drew and that DC tokens, at the mean of the groups' keys, do not draw (section 3).
 
     Args:
         logits: (batch, heads, queries, tokens), scaled, of the sequence before the reduction.
         groups: (batch, tokens) int64.
-        dc_size_exponent: α; logits towards a token that stands for ``c`` are raised by ``α log c``.
+        size_exponent: α; logits towards a token that stands for ``c`` are raised by ``α log c``.
 
     Returns:
         (batch, heads, queries) in [0, 1]; 0 without DC tokens.
@@ -158,15 +158,15 @@ def lost_attention(logits: Tensor, groups: Tensor, dc_size_exponent: float = 0.0
     # Logits are linear in the key, so the logit of a mean key is the mean of the logits.
     dc_logits = group_means_by_head(logits.transpose(2, 3), groups).transpose(2, 3)
     sizes = group_sizes(groups).to(logits.dtype)[:, None, None]
-    drawn = (dc_logits - logits.logsumexp(dim=3, keepdim=True)).exp() * sizes ** (dc_size_exponent - 1)
+    drawn = (dc_logits - logits.logsumexp(dim=3, keepdim=True)).exp() * sizes ** (size_exponent - 1)
     return (1 - drawn.sum(dim=3)).clamp(min=0)
 
 
-def softmax_bound(logits: Tensor, values: Tensor, groups: Tensor, dc_size_exponent: float = 0.0) -> Tensor:
+def softmax_bound(logits: Tensor, values: Tensor, groups: Tensor, size_exponent: float = 0.0) -> Tensor:
     """Bounds what the softmax over the shortened sequence adds to ``replacement_bound`` (section 3).
 
     Args:
-        logits, groups, dc_size_exponent: those of ``lost_attention``.
+        logits, groups, size_exponent: those of ``lost_attention``.
         values: (batch, heads, tokens, head_dim); the value of a DC token is the mean of its group's.
 
     Returns:
@@ -175,7 +175,7 @@ def softmax_bound(logits: Tensor, values: Tensor, groups: Tensor, dc_size_expone
     represented = group_means_by_head(widened(values), groups)
     # By products instead of differences, distances lose half their digits.
     distances = torch.cdist(represented, represented, compute_mode="donot_use_mm_for_euclid_dist")
-    return distances.amax(dim=(2, 3)) * lost_attention(logits, groups, dc_size_exponent).mean(dim=2)
+    return distances.amax(dim=(2, 3)) * lost_attention(logits, groups, size_exponent).mean(dim=2)
 
 
 def kept_energy_bound(tokens: Tensor, groups: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def run(
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
     selection: Selection = None,
-    dc_size_exponent: SizeExponent = None,
+    size_exponent: SizeExponent = None,
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
@@ -81,7 +81,7 @@ def run(
             preset=preset,
             token_multiple=token_multiple,
             selection=selection,
-            dc_size_exponent=dc_size_exponent,
+            size_exponent=size_exponent,
         )
         reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
         models = matched_rivals(reduced, None if rivals is None else separated("rivals", rivals, str))

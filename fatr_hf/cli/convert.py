@@ -49,7 +49,7 @@ def run(
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
     selection: Selection = None,
-    dc_size_exponent: SizeExponent = None,
+    size_exponent: SizeExponent = None,
     image_size: Annotated[str | None, option("Pixels a side, or height,width. [the checkpoint's]")] = None,
     revision: Revision = None,
     json: Annotated[Path | None, option("File for the summary.")] = None,
@@ -64,7 +64,7 @@ def run(
             preset=preset,
             token_multiple=token_multiple,
             selection=selection,
-            dc_size_exponent=dc_size_exponent,
+            size_exponent=size_exponent,
         )
         sides = numbers("sides", image_size, int)
         conversion = convert_checkpoint(model, output, revision=revision, image_size=sides, **reduction)

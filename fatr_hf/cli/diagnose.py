@@ -57,7 +57,7 @@ def run(
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
     selection: Selection = None,
-    dc_size_exponent: SizeExponent = None,
+    size_exponent: SizeExponent = None,
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
@@ -75,7 +75,7 @@ def run(
             preset=preset,
             token_multiple=token_multiple,
             selection=selection,
-            dc_size_exponent=dc_size_exponent,
+            size_exponent=size_exponent,
         )
         reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
         data = load_pictures(reduced, processor, images, limit, batch_size)

@@ -78,7 +78,7 @@ def run(
     dc_windows: DCWindows = None,
     token_multiple: TokenMultiple = None,
     selection: Selection = None,
-    dc_size_exponent: SizeExponent = None,
+    size_exponent: SizeExponent = None,
     device: Device = None,
     revision: Revision = None,
     dpi: Annotated[int, option("Pixels an inch; a panel is 2.3 inches. [150]", least=1)] = 150,
@@ -96,7 +96,7 @@ def run(
             preset=preset,
             token_multiple=token_multiple,
             selection=selection,
-            dc_size_exponent=dc_size_exponent,
+            size_exponent=size_exponent,
         )
         pictures = read_pictures(images, (limit or GRID_IMAGES) if kind == "grid" else 1)
         loaded, processor = load_transformer(model, revision, device, reduction)

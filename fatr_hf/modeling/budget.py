@@ -185,7 +185,7 @@ def latency_key(model: Any, pixel_values: torch.Tensor) -> str:
         f"{batch} x {height} x {width}",
         str(config._attn_implementation),
         f"layers {config.reduction_layers} windows {config.dc_windows} multiple {config.token_multiple} "
-        f"size exponent {config.dc_size_exponent:g} {config.selection}",
+        f"size exponent {config.size_exponent:g} {config.selection}",
         f"torch {torch.__version__}",
     )
     return " | ".join(parts)

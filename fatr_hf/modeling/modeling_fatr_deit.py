@@ -2,7 +2,7 @@
 """DeiT with frequency-aware token reduction: ViT with a second token in front, which learned from a teacher."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from transformers.models.deit.modeling_deit import (
@@ -15,7 +15,7 @@ from transformers.models.deit.modeling_deit import (
 )
 
 from .configuration_fatr_deit import FATRDeiTConfig
-from .encoder import Encoded, build_layers
+from .encoder import build_layers
 from .patch_embedding import use_products
 from .reduction_model import (
     FATRImageClassifierOutput,
@@ -23,6 +23,7 @@ from .reduction_model import (
     ReductionClassifier,
     ReductionEncoder,
     ReductionModel,
+    linear_classifier,
 )
 from .stock_names import register_names
 
@@ -62,16 +63,6 @@ class FATRDeiTModel(FATRDeiTPreTrainedModel, ReductionEncoder, DeiTModel):
         self.pooler = DeiTPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def embed(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
-        """The sequence (batch, prefix + patches, hidden) that enters the first layer; arguments as for ``forward``."""
-        return self.embeddings(pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype), **kwargs)
-
-    def read_out(self, encoded: Encoded) -> FATRModelOutput:
-        """The norm of all tokens, and the pooler on CLS."""
-        sequence = self.layernorm(encoded.hidden_states)
-        pooled = None if self.pooler is None else self.pooler(sequence)
-        return FATRModelOutput(last_hidden_state=sequence, pooler_output=pooled)
-
 
 class FATRDeiTForImageClassification(FATRDeiTPreTrainedModel, ReductionClassifier, DeiTForImageClassification):
     """``DeiTForImageClassification`` with token reduction: a linear classifier on the CLS token."""
@@ -82,13 +73,8 @@ class FATRDeiTForImageClassification(FATRDeiTPreTrainedModel, ReductionClassifie
         super(DeiTForImageClassification, self).__init__(config)
         self.num_labels = config.num_labels or 0
         self.deit = FATRDeiTModel(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels else nn.Identity()
+        self.classifier = linear_classifier(config)
         self.post_init()
-
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of CLS."""
-        assert outputs.last_hidden_state is not None
-        return self.classifier(outputs.last_hidden_state[:, 0])
 
 
 class FATRDeiTForImageClassificationWithTeacher(
@@ -108,8 +94,7 @@ class FATRDeiTForImageClassificationWithTeacher(
         self.num_labels = config.num_labels or 0
         self.deit = FATRDeiTModel(config, add_pooling_layer=False)
         for name in ("cls_classifier", "distillation_classifier"):
-            head = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels else nn.Identity()
-            self.add_module(name, head)
+            self.add_module(name, linear_classifier(config))
         self.post_init()
 
     def classify(self, outputs: FATRModelOutput) -> Tensor:

@@ -1,9 +1,9 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
 """DINOv2 with registers with frequency-aware token reduction: registers stand behind CLS."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
     Dinov2WithRegistersEmbeddings,
     Dinov2WithRegistersForImageClassification,
@@ -15,7 +15,12 @@ from .backbone import ReductionBackbone
 from .configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .encoder import build_layers
 from .patch_embedding import use_products
-from .reduction_model import FATRModelOutput, ReductionClassifier, ReductionEncoder, ReductionModel, cls_and_patches
+from .reduction_model import (
+    ReductionClassifier,
+    ReductionEncoder,
+    ReductionModel,
+    linear_classifier,
+)
 from .stock_names import register_names
 
 
@@ -47,11 +52,6 @@ class FATRDinov2WithRegistersModel(FATRDinov2WithRegistersPreTrainedModel, Reduc
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def embed(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """The sequence (batch, prefix + patches, hidden) that enters the first layer; positions always stretch."""
-        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
-        return self.embeddings(pixel_values, bool_masked_pos=bool_masked_pos)
-
 
 class FATRDinov2WithRegistersForImageClassification(
     FATRDinov2WithRegistersPreTrainedModel, ReductionClassifier, Dinov2WithRegistersForImageClassification
@@ -59,19 +59,14 @@ class FATRDinov2WithRegistersForImageClassification(
     """``Dinov2WithRegistersForImageClassification`` with token reduction: CLS and the mean of the patches."""
 
     _auto_class = "AutoModelForImageClassification"
-    reads_prefix = False
+    reads = "cls_and_patches"
 
     def __init__(self, config: FATRDinov2WithRegistersConfig):
         super(Dinov2WithRegistersForImageClassification, self).__init__(config)
         self.num_labels = config.num_labels or 0
         self.dinov2_with_registers = FATRDinov2WithRegistersModel(config)
-        width = config.classifier_width
-        self.classifier = nn.Linear(width, self.num_labels) if self.num_labels else nn.Identity()
+        self.classifier = linear_classifier(config)
         self.post_init()
-
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of CLS and the mean of the patches."""
-        return self.classifier(cls_and_patches(outputs, self.config.num_prefix_tokens))
 
 
 class FATRDinov2WithRegistersBackbone(ReductionBackbone, FATRDinov2WithRegistersModel):

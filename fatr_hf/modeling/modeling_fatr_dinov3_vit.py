@@ -1,7 +1,7 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
 """DINOv3 with frequency-aware token reduction: rotary positions, registers behind CLS."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from transformers.models.dinov3_vit.modeling_dinov3_vit import (
@@ -15,7 +15,12 @@ from .backbone import ReductionBackbone
 from .configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .encoder import Rows, build_layers
 from .patch_embedding import use_products
-from .reduction_model import FATRModelOutput, ReductionClassifier, ReductionEncoder, ReductionModel, cls_and_patches
+from .reduction_model import (
+    ReductionClassifier,
+    ReductionEncoder,
+    ReductionModel,
+    linear_classifier,
+)
 from .stock_names import register_names
 
 
@@ -47,10 +52,6 @@ class FATRDINOv3ViTModel(FATRDINOv3ViTPreTrainedModel, ReductionEncoder, DINOv3V
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def embed(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """The sequence (batch, prefix + patches, hidden) that enters the first layer."""
-        return self.embeddings(pixel_values, bool_masked_pos=bool_masked_pos)
-
     def rotary(self, pixel_values: Tensor) -> Rows:
         """Cosines and sines of every patch, (patches, head_dim) each; in training of shifted and stretched grids."""
         return self.rope_embeddings(pixel_values.to(self.embeddings.patch_embeddings.weight.dtype))
@@ -63,19 +64,14 @@ class FATRDINOv3ViTForImageClassification(FATRDINOv3ViTPreTrainedModel, Reductio
     """
 
     _auto_class = "AutoModelForImageClassification"
-    reads_prefix = False
+    reads = "cls_and_patches"
 
     def __init__(self, config: FATRDINOv3ViTConfig):
         super().__init__(config)
         self.num_labels = config.num_labels or 0
         self.dinov3_vit = FATRDINOv3ViTModel(config)
-        width = config.classifier_width
-        self.classifier = nn.Linear(width, self.num_labels) if self.num_labels else nn.Identity()
+        self.classifier = linear_classifier(config)
         self.post_init()
-
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of CLS and the mean of the patches."""
-        return self.classifier(cls_and_patches(outputs, self.config.num_prefix_tokens))
 
 
 class FATRDINOv3ViTBackbone(ReductionBackbone, FATRDINOv3ViTModel):

@@ -16,7 +16,13 @@ from transformers.models.siglip.modeling_siglip import (
 from .configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .encoder import Encoded, build_layers
 from .patch_embedding import use_products
-from .reduction_model import FATRModelOutput, ReductionClassifier, ReductionEncoder, ReductionModel, mean_of_patches
+from .reduction_model import (
+    FATRModelOutput,
+    ReductionClassifier,
+    ReductionEncoder,
+    ReductionModel,
+    linear_classifier,
+)
 from .stock_names import register_names
 from .token_reduction import token_sizes
 
@@ -98,19 +104,14 @@ class FATRSiglipForImageClassification(
     """``SiglipForImageClassification`` with token reduction: a linear classifier on the mean of the patches."""
 
     _auto_class = "AutoModelForImageClassification"
-    reads_prefix = False
+    reads = "patches"
 
     def __init__(self, config: FATRSiglipVisionConfig):
         super(SiglipForImageClassification, self).__init__(config)
         self.num_labels = config.num_labels or 0
         self.vision_model = FATRSiglipVisionModel(config)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels else nn.Identity()
+        self.classifier = linear_classifier(config)
         self.post_init()
-
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of the mean of the patches."""
-        assert outputs.last_hidden_state is not None
-        return self.classifier(mean_of_patches(outputs.last_hidden_state, outputs.token_sizes, num_prefix=0))
 
 
 register_names(FATRSiglipVisionModel)

@@ -6,7 +6,7 @@ average the others into DC tokens, between attention and MLP. At the start of tr
 from the stock ViT.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 from transformers.models.vit.modeling_vit import (
@@ -18,9 +18,14 @@ from transformers.models.vit.modeling_vit import (
 )
 
 from .configuration_fatr_vit import FATRViTConfig
-from .encoder import Encoded, build_layers
+from .encoder import build_layers
 from .patch_embedding import stretch_positions, use_products
-from .reduction_model import FATRModelOutput, ReductionClassifier, ReductionEncoder, ReductionModel
+from .reduction_model import (
+    ReductionClassifier,
+    ReductionEncoder,
+    ReductionModel,
+    linear_classifier,
+)
 from .stock_names import register_names
 
 
@@ -68,16 +73,6 @@ class FATRViTModel(FATRViTPreTrainedModel, ReductionEncoder, ViTModel):
         self.pooler = ViTPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def embed(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
-        """The sequence (batch, prefix + patches, hidden) that enters the first layer; arguments as for ``forward``."""
-        return self.embeddings(pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype), **kwargs)
-
-    def read_out(self, encoded: Encoded) -> FATRModelOutput:
-        """The norm of all tokens, and the pooler on CLS."""
-        sequence = self.layernorm(encoded.hidden_states)
-        pooled = None if self.pooler is None else self.pooler(sequence)
-        return FATRModelOutput(last_hidden_state=sequence, pooler_output=pooled)
-
 
 class FATRViTForImageClassification(FATRViTPreTrainedModel, ReductionClassifier, ViTForImageClassification):
     """``ViTForImageClassification`` with token reduction: a linear classifier on the CLS token."""
@@ -88,13 +83,8 @@ class FATRViTForImageClassification(FATRViTPreTrainedModel, ReductionClassifier,
         super(ViTForImageClassification, self).__init__(config)
         self.num_labels = config.num_labels or 0
         self.vit = FATRViTModel(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels) if self.num_labels else nn.Identity()
+        self.classifier = linear_classifier(config)
         self.post_init()
-
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of CLS."""
-        assert outputs.last_hidden_state is not None
-        return self.classifier(outputs.last_hidden_state[:, 0])
 
 
 register_names(FATRViTModel)

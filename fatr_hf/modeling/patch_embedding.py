@@ -9,10 +9,13 @@ class PatchProjection(nn.Conv2d):
     """A convolution over patches that do not overlap, computed as one matrix product."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Embeds pixels (batch, channels, height, width) as (batch, hidden, rows, columns) of whole patches."""
+        """Embeds pixels (batch, channels, height, width) as (batch, hidden, rows, columns) of whole patches.
+
+        Pixels of another dtype are brought to that of the weight.
+        """
         height, width = self.kernel_size
         rows, columns = pixel_values.shape[2] // height, pixel_values.shape[3] // width
-        image = pixel_values[:, :, : rows * height, : columns * width]
+        image = pixel_values[:, :, : rows * height, : columns * width].to(self.weight.dtype)
         patches = image.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5)
         embedded = nn.functional.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
         return embedded.transpose(1, 2).unflatten(2, (rows, columns))

@@ -24,7 +24,7 @@ REDUCTION_FIELDS = (
     "dc_position_embeddings",
     "selection",
     "token_multiple",
-    "dc_size_exponent",
+    "size_exponent",
 )
 
 SELECTIONS = ("high_frequency", "low_frequency", "cls_attention", "dc_similarity", "random")
@@ -51,7 +51,7 @@ def preset_fields(preset: str, grid: tuple[int, int]) -> dict[str, Any]:
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r} must be one of {', '.join(PRESETS)}.")
-    return {"keep_ratio": 0.5, "dc_windows": max(1, min(grid) // 2), "dc_size_exponent": 0.5}
+    return {"keep_ratio": 0.5, "dc_windows": max(1, min(grid) // 2), "size_exponent": 0.5}
 
 
 def as_pair(name: str, size: int | Iterable[int]) -> tuple[int, int]:
@@ -100,7 +100,7 @@ class ReductionConfig(PreTrainedConfig):
             `"dc_similarity"` and `"random"` are there for ablation.
         token_multiple (int, defaults to 1):
             Fewer tokens are kept until a reduced sequence's length is a multiple of this.
-        dc_size_exponent (float, defaults to 0.0):
+        size_exponent (float, defaults to 0.0):
             Raises the attention logits towards a DC token of `c` patches by this times `log(c)`, in [0, 1].
         measured_latencies (dict, optional):
             Milliseconds by keep ratio, by the device they were measured on; written by `model.for_budget`.
@@ -124,7 +124,7 @@ class ReductionConfig(PreTrainedConfig):
     dc_position_embeddings: bool = True
     selection: str = "high_frequency"
     token_multiple: int = 1
-    dc_size_exponent: float | int = 0.0
+    size_exponent: float | int = 0.0
     measured_latencies: dict[str, dict[str, float]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -194,6 +194,8 @@ class ReductionConfig(PreTrainedConfig):
         """
         config_dict = dict(config_dict)
         check_choice_of_code(config_dict)
+        if "dc_size_exponent" in config_dict:  # as it was called in the first files
+            config_dict["size_exponent"] = config_dict.pop("dc_size_exponent")
         if cls.base_config_key in config_dict and config_dict.get("model_type") != cls.model_type:
             config_dict = vision_part(cls, config_dict)
         model_type = config_dict.pop("model_type", cls.model_type)
@@ -276,7 +278,7 @@ class ReductionConfig(PreTrainedConfig):
             per_layer("dc_windows", self.dc_windows, layers) if reduce else [],
             self.token_multiple,
             self.selection,
-            self.dc_size_exponent,
+            self.size_exponent,
         )
 
     def validate_heads(self) -> None:
@@ -330,8 +332,8 @@ class ReductionConfig(PreTrainedConfig):
                 raise ValueError(f"dc_windows={self.dc_windows} must be 0 in every reduction layer or in none.")
         if not is_integer(self.token_multiple) or self.token_multiple < 1:
             raise ValueError(f"token_multiple={self.token_multiple!r} must be an integer of at least 1.")
-        if not is_number(self.dc_size_exponent) or not 0 <= self.dc_size_exponent <= 1:
-            raise ValueError(f"dc_size_exponent={self.dc_size_exponent!r} must lie in [0, 1].")
+        if not is_number(self.size_exponent) or not 0 <= self.size_exponent <= 1:
+            raise ValueError(f"size_exponent={self.size_exponent!r} must lie in [0, 1].")
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection={self.selection!r} must be one of {', '.join(SELECTIONS)}.")
         if self.selection == "cls_attention" and not self.num_prefix_tokens:

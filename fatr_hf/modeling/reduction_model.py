@@ -99,7 +99,7 @@ class ReductionModel(HubRepositoryMixin):
         """Changes the reduction of a loaded model: any of the configuration's reduction fields but its parameters.
 
         What the new plan needs must be there: omega1 from its first reduction layer on, omega2 behind it, DC position
-        embeddings of the right number of windows. Ratios, ``token_multiple``, ``selection`` and ``dc_size_exponent``
+        embeddings of the right number of windows. Ratios, ``token_multiple``, ``selection`` and ``size_exponent``
         may change freely. Either all changes are made or none. They hold for every thread: change a model before others
         use it, or give a call its own ``plan``.
 
@@ -108,7 +108,7 @@ class ReductionModel(HubRepositoryMixin):
             huggingface_hub.errors.StrictDataclassError: values that the configuration refuses.
         """
         check_not_fused(self, "set_reduction")
-        allowed = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "token_multiple", "dc_size_exponent")
+        allowed = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "token_multiple", "size_exponent")
         for name in changes:
             if name not in allowed:
                 raise ValueError(f"set_reduction cannot change {name!r}: only {', '.join(allowed)}.")
@@ -194,21 +194,29 @@ class ReductionModel(HubRepositoryMixin):
 class ReductionEncoder(ReductionModel):
     """An encoder: images are embedded, run through the layers, and read out."""
 
+    embeddings: Any
     layers: nn.ModuleList
     layernorm: nn.LayerNorm
 
     def embed(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """The sequence (batch, prefix + patches, hidden) that enters the first layer; arguments as for ``forward``."""
-        raise NotImplementedError
+        if self.config.takes_any_size:  # and so does not ask
+            kwargs.pop("interpolate_pos_encoding", None)
+        embedded: Tensor = self.embeddings(pixel_values, **kwargs)
+        return embedded
 
     def rotary(self, pixel_values: Tensor) -> Rows | None:
         """Cosines and sines of the rotary positions of every patch, (patches, head_dim) each; None without them."""
         return None
 
     def read_out(self, encoded: Encoded) -> FATRModelOutput:
-        """What becomes of the layers' output: the last hidden state, and what is pooled from it."""
+        """What becomes of the layers' output: the last hidden state, and what is pooled from it.
+
+        A family with a pooler pools by that, or not at all where it was left out; the others give the first token.
+        """
         sequence = self.layernorm(encoded.hidden_states)
-        return FATRModelOutput(last_hidden_state=sequence, pooler_output=sequence[:, 0])
+        pooler: Any = getattr(self, "pooler", lambda tokens: tokens[:, 0])
+        return FATRModelOutput(last_hidden_state=sequence, pooler_output=None if pooler is None else pooler(sequence))
 
     def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Rows | None]:
         """The embedded images, their layout and the rotary positions of the grid."""
@@ -268,14 +276,22 @@ class ReductionEncoder(ReductionModel):
 class ReductionClassifier(ReductionModel):
     """An encoder, as ``base_model``, and a linear classifier on what is read out of it."""
 
-    reads_prefix: ClassVar[bool] = True
-    """Whether the classifier reads prefix tokens alone."""
+    reads: ClassVar[str] = "cls"
+    """What the classifier reads of an encoder's tokens: ``cls``, ``patches`` (their mean) or ``cls_and_patches``."""
 
     output_class: ClassVar[type[FATRImageClassifierOutput]] = FATRImageClassifierOutput
 
     def classify(self, outputs: FATRModelOutput) -> Tensor:
         """Logits (batch, classes) of an encoder's outputs."""
-        raise NotImplementedError
+        sequence: Any = outputs.last_hidden_state
+        parts = []
+        if self.reads != "patches":
+            parts.append(sequence[:, 0])
+        if self.reads != "cls":
+            parts.append(mean_of_patches(sequence, outputs.token_sizes, self.config.num_prefix_tokens))
+        classifier: Any = self.classifier
+        logits: Tensor = classifier(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        return logits
 
     def further_outputs(self, outputs: FATRModelOutput) -> dict[str, Tensor]:
         """What a classifier gives beside logits, by name."""
@@ -300,7 +316,7 @@ class ReductionClassifier(ReductionModel):
         check_no_training(self)
         plan = self.plan_for(pixel_values, plan)
         asked = {"output_token_sources": output_token_sources, **kwargs}
-        if self.reads_prefix and not asks_for_more(self.config, asked):
+        if self.reads == "cls" and not asks_for_more(self.config, asked):
             plan[-1] = plan[-1]._replace(prefix_only=True)
         outputs = self.base_model(
             pixel_values,
@@ -308,7 +324,7 @@ class ReductionClassifier(ReductionModel):
             attention_mask=attention_mask,
             plan=plan,
             output_token_sources=output_token_sources,
-            output_token_sizes=not self.reads_prefix,
+            output_token_sizes=self.reads != "cls",
             return_dict=True,
             **kwargs,
         )
@@ -366,11 +382,9 @@ def mean_of_patches(sequence: Tensor, sizes: Tensor | None, num_prefix: int) -> 
     return (shares[:, None].to(sequence.dtype) @ patches).squeeze(1)
 
 
-def cls_and_patches(outputs: FATRModelOutput, num_prefix: int) -> Tensor:
-    """What DINO's classifiers read: CLS beside the mean of the patches, (batch, 2 * hidden)."""
-    sequence = outputs.last_hidden_state
-    assert sequence is not None
-    return torch.cat([sequence[:, 0], mean_of_patches(sequence, outputs.token_sizes, num_prefix)], dim=1)
+def linear_classifier(config: ReductionConfig) -> nn.Linear | nn.Identity:
+    """The classifier of a configuration; the identity where it has no classes."""
+    return nn.Linear(config.classifier_width, config.num_labels) if config.num_labels else nn.Identity()
 
 
 def asks_for_more(config: ReductionConfig, arguments: dict[str, Any]) -> bool:

@@ -44,7 +44,7 @@ def outcomes(result):
 
 @pytest.mark.parametrize("layers", [[1], [0, 2]], ids=["one", "two"])
 def test_omegas_and_embeddings_of_zero_are_as_none(tiny, model, images, layers):
-    fields = {"reduction_layers": layers, "keep_ratio": 0.5, "dc_windows": 2, "dc_size_exponent": 0.5}
+    fields = {"reduction_layers": layers, "keep_ratio": 0.5, "dc_windows": 2, "size_exponent": 0.5}
     with_parameters = make_searchable(tiny, reweight_attention=True, dc_position_embeddings=True, **fields)
     lacking = with_parameters.load_state_dict(model.state_dict(), strict=False)
     assert lacking.missing_keys

@@ -52,7 +52,7 @@ def test_samples_can_be_carried_out_and_lie_in_the_space(name, options):
         assert len(schedule.reduction_layers) <= options.get("max_layers", 99)
         assert all(0.1 <= ratio <= 0.98 for ratio in schedule.keep_ratio)
         assert schedule.token_multiple in space.token_multiples
-        assert schedule.dc_size_exponent in space.size_exponents
+        assert schedule.size_exponent in space.size_exponents
         slots = [sum(slot.first <= layer <= slot.last for layer in schedule.reduction_layers) for slot in space.slots]
         assert max(slots) == 1
         assert sum(slots) == len(schedule.reduction_layers)
@@ -90,7 +90,7 @@ def test_known_schedules_are_in_the_default_space(name):
     [
         {"dc_windows": (3, 1)},
         {"token_multiple": 8},
-        {"dc_size_exponent": 0.3},
+        {"size_exponent": 0.3},
         {"reduction_layers": (3, 11)},
         {"keep_ratio": (0.1, 0.1)},
         {"reduction_layers": (1, 2, 3), "keep_ratio": (0.8,) * 3, "dc_windows": (1,) * 3},
@@ -153,7 +153,7 @@ def test_shallow_models_have_known_schedules(depth):
 
 
 def test_a_schedule_as_fields_and_back():
-    config = FATRViTConfig(keep_ratio=[0.7, 1.0, 0.5], dc_windows=[4, 2, 1], token_multiple=2, dc_size_exponent=0.5)
+    config = FATRViTConfig(keep_ratio=[0.7, 1.0, 0.5], dc_windows=[4, 2, 1], token_multiple=2, size_exponent=0.5)
     schedule = Schedule.of(config)
     assert schedule == Schedule((3, 9), (0.7, 0.5), (4, 1), 2, 0.5)
     assert Schedule.from_fields(schedule.fields) == schedule

@@ -81,7 +81,7 @@ SETTINGS = {
     "half-the-windows": {"reduction_layers": [0, 3], "dc_windows": [4, 2], "keep_ratio": [0.3, 0.4]},
     "ratio-one-between": {"keep_ratio": [0.7, 1.0, 0.4]},
     "token-multiple": {"token_multiple": 8},
-    "sizes-count": {"dc_size_exponent": 0.5},
+    "sizes-count": {"size_exponent": 0.5},
     "few-parameters": {"reweight_attention": False, "dc_position_embeddings": False},
     "no-reduction": {"reduction_layers": [], "dc_windows": []},
 }

@@ -86,7 +86,7 @@ def test_an_unreduced_checkpoint_is_compared_as_it_would_be_reduced(invoke, stoc
 
 
 def test_every_field_of_the_reduction_is_an_option(invoke, stock_folder, images, tmp_path):
-    reduction = ["--selection", "random", "--dc-size-exponent", "1", "--dc-windows", "4", "--token-multiple", "2"]
+    reduction = ["--selection", "random", "--size-exponent", "1", "--dc-windows", "4", "--token-multiple", "2"]
     words = ["--rivals", "unreduced,random", *reduction, "--json", tmp_path / "comparison.json"]
     result = invoke("compare", stock_folder, images, *words)
     assert result.exit_code == 0, result.output

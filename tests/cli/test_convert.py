@@ -29,10 +29,10 @@ def test_folder_summary_and_json(invoke, stock_folder, pixel_values, tmp_path):
 
 
 def test_preset_gives_way_to_other_options(invoke, stock_folder, tmp_path):
-    options = ["--preset", "local", "--dc-windows", 2, "--dc-size-exponent", 1.0, "--selection", "random"]
+    options = ["--preset", "local", "--dc-windows", 2, "--size-exponent", 1.0, "--selection", "random"]
     assert invoke("convert", stock_folder, tmp_path / "fatr", *options).exit_code == 0
     config = FATRViTForImageClassification.from_pretrained(tmp_path / "fatr").config
-    assert (config.keep_ratio, config.dc_windows, config.dc_size_exponent) == (0.5, 2, 1.0)
+    assert (config.keep_ratio, config.dc_windows, config.size_exponent) == (0.5, 2, 1.0)
     assert config.selection == "random"
 
 

@@ -138,7 +138,7 @@ def test_a_trained_model_takes_the_windows_that_it_has_parameters_for(demo, trai
     [
         ((0.9, (4, 4, 4), 0.0), "would not shorten the sequence"),
         ((0.7, (1, 2, 2), 0.0), "dc_windows=2 at layer 2 does not divide"),
-        ((0.7, (2, 1, 1), 1.5), r"dc_size_exponent=1.5 must lie in \[0, 1\]"),
+        ((0.7, (2, 1, 1), 1.5), r"size_exponent=1.5 must lie in \[0, 1\]"),
     ],
     ids=["too many windows", "windows that do not nest", "exponent"],
 )

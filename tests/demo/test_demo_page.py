@@ -100,7 +100,7 @@ def test_a_sample_photograph_and_a_preset_by_keyboard(visit, expect_numbers):
     expect_numbers(page, rocket.picture)
     tab_to(page, "Preset: local")
     page.keyboard.press("Enter")
-    expect_numbers(page, rocket.picture, keep_ratio=0.5, dc_windows=4, dc_size_exponent=0.5)
+    expect_numbers(page, rocket.picture, keep_ratio=0.5, dc_windows=4, size_exponent=0.5)
     assert page.get_by_role("radio", name="4, 4, 4").is_checked()
     assert page.get_by_role("slider", name="DC size exponent").input_value() == "0.5"
 

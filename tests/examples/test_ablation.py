@@ -138,7 +138,7 @@ def test_a_whole_run_writes_tables_points_and_figures(module, monkeypatch, capsy
     [
         (("layers", "0", "0.1"), {"reduction_layers": [0], "keep_ratio": 0.1}),
         (("layers", "1, 2, 3", "0.5"), {"keep_ratio": 0.5}),
-        (("windows", "4", "0.5"), {"dc_windows": 4, "dc_size_exponent": 0.5}),
+        (("windows", "4", "0.5"), {"dc_windows": 4, "size_exponent": 0.5}),
         (("windows", "0", "0"), {"dc_windows": 0}),
         (("selection", "low_frequency", "0.3"), {"selection": "low_frequency", "keep_ratio": 0.3}),
     ],

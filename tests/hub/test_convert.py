@@ -75,9 +75,9 @@ def test_a_converted_folder_can_be_published(stock, tmp_path):
 
 def test_tokens_and_multiply_accumulates(stock, make_fatr, tmp_path):
     stock.save_pretrained(tmp_path / "saved")
-    conversion = convert_checkpoint(tmp_path / "saved", tmp_path / "fatr", dc_size_exponent=0.5)
+    conversion = convert_checkpoint(tmp_path / "saved", tmp_path / "fatr", size_exponent=0.5)
     assert not conversion.has_image_processor
-    reduced, unreduced = make_fatr(dc_size_exponent=0.5).config, make_fatr(reduction_layers=[], dc_windows=[]).config
+    reduced, unreduced = make_fatr(size_exponent=0.5).config, make_fatr(reduction_layers=[], dc_windows=[]).config
     assert conversion.plan == reduced.plan()
     assert (conversion.macs_before, conversion.macs_after) == (schedule_macs(unreduced), schedule_macs(reduced))
 

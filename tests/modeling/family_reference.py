@@ -46,7 +46,7 @@ def encode_image(model, weights, hidden, rotary, steps, grid):
         if rotary is not None:
             angles = [members[prefix:] @ table for table in rotary]
             query, key = rotated(query, angles), rotated(key, angles)
-        maps = attention_maps(query, key, scaling, counts, config.dc_size_exponent)
+        maps = attention_maps(query, key, scaling, counts, config.size_exponent)
         omegas = [weights.get(f"{name}.attention.{omega}") if reached else None for omega in ("omega1", "omega2")]
         omega1, omega2 = (torch.zeros(heads) if omega is None else omega for omega in omegas)
         outputs = [

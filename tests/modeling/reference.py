@@ -174,7 +174,7 @@ def forward_image(weights, config, steps, grid, pixels, random_scores):
         query, key, value = (
             torch.stack(weights.linear(f"{name}.attention.{part}_proj", normed).chunk(heads, dim=1)) for part in "qkv"
         )
-        maps = attention_maps(query, key, scaling, dc_counts, config.dc_size_exponent)
+        maps = attention_maps(query, key, scaling, dc_counts, config.size_exponent)
         omegas = [weights.get(f"{name}.attention.{omega}") if reached else None for omega in ("omega1", "omega2")]
         omega1, omega2 = (torch.zeros(heads) if omega is None else omega for omega in omegas)
         outputs = [

@@ -13,7 +13,7 @@ CONFIGS = {
     "not-square": {"image_size": (32, 48), "patch_size": 8, "keep_ratio": 0.5},
     "many-windows": {"dc_windows": [4, 2, 1], "keep_ratio": [0.6, 0.7, 0.8]},
     "without-dc-tokens": {"dc_windows": 0},
-    "sized": {"dc_size_exponent": 0.5},
+    "sized": {"size_exponent": 0.5},
     "no-reweighting": {"reweight_attention": False, "qkv_bias": False},
     "ordinary-layer-between": {"keep_ratio": [0.5, 1.0, 0.5]},
     "unreduced": {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []},

@@ -83,7 +83,7 @@ def test_mae_checkpoint_gives_its_encoder(tiny, stock_config, pixel_values, tmp_
 
 
 def test_fatr_checkpoint_round_trip_keeps_everything(make_fatr, pixel_values, tmp_path):
-    model = make_fatr(keep_ratio=[0.6, 0.8], reduction_layers=[1, 2], dc_windows=[4, 2], dc_size_exponent=0.5)
+    model = make_fatr(keep_ratio=[0.6, 0.8], reduction_layers=[1, 2], dc_windows=[4, 2], size_exponent=0.5)
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as weights:
         assert set(weights.keys()) == set(model.state_dict())

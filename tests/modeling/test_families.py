@@ -17,7 +17,7 @@ REDUCTION = {"reduction_layers": [1, 2], "keep_ratio": [0.6, 0.5], "dc_windows":
 REDUCTIONS = {
     "default": {},
     "nested": REDUCTION,
-    "sized": {**REDUCTION, "dc_size_exponent": 0.5},
+    "sized": {**REDUCTION, "size_exponent": 0.5},
     "dropped": {"keep_ratio": 0.5, "dc_windows": 0},
 }
 
@@ -158,7 +158,7 @@ def test_a_fused_classifier_gives_the_same_logits(name):
     fused.base_model.layers[-1].mlp.register_forward_hook(lambda module, given, output: lengths.append(output.shape[1]))
     assert_rounded_alike(fused(pixel_values).logits, model(pixel_values).logits)
     whole = model.config.plan()[-1].tokens_out
-    assert lengths == [model.config.num_prefix_tokens if model.reads_prefix else whole]
+    assert lengths == [model.config.num_prefix_tokens if (model.reads == "cls") else whole]
 
 
 @pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated"])
@@ -333,10 +333,15 @@ def test_families_are_registered_with_every_auto_class():
 
     for family in FAMILIES:
         config = family.config()
+        # Of a family with two classifiers transformers chooses by this, and fails without it.
+        config.architectures = [family.classifier.__name__]
         assert type(AutoConfig.for_model(config.model_type)) is family.config
         with torch.device("meta"):
             assert type(AutoModel.from_config(config)) is family.model
             assert type(AutoModelForImageClassification.from_config(config)) is family.classifier
+            if family.second_classifier is not None:
+                config.architectures = [family.second_classifier.__name__]
+                assert type(AutoModelForImageClassification.from_config(config)) is family.second_classifier
             if family.backbone is not None:
                 assert type(AutoBackbone.from_config(config)) is family.backbone
         assert issubclass(family.model, PreTrainedModel)

@@ -12,7 +12,7 @@ from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel, 
 
 REDUCTIONS = [
     pytest.param({}, id="defaults"),
-    pytest.param({"dc_size_exponent": 0.5}, id="dc-size"),
+    pytest.param({"size_exponent": 0.5}, id="dc-size"),
     pytest.param({"selection": "dc_similarity"}, id="dc-similarity"),
     pytest.param({"selection": "random", "dc_windows": [4, 2]}, id="random-nested-windows"),
 ]
@@ -94,7 +94,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_fatr, pixel_values
 def test_attention_implementations_agree(make_fatr, pixel_values, implementation, dtype, exponent):
     torch._dynamo.reset()
     # The same tokens are kept whatever the precision.
-    model = make_fatr(dc_size_exponent=exponent, selection="random").double()
+    model = make_fatr(size_exponent=exponent, selection="random").double()
     model.set_attn_implementation("eager")
     expected = model.vit(pixel_values).last_hidden_state
     model.set_attn_implementation(implementation)
@@ -117,7 +117,7 @@ def test_any_attention_function_gets_no_mask_and_fused_shapes(make_fatr, pixel_v
         return output.transpose(1, 2), None
 
     AttentionInterface.register("recorder", recorder)
-    model = make_fatr(dc_size_exponent=0.5).double()
+    model = make_fatr(size_exponent=0.5).double()
     expected = model(pixel_values).logits
     model.set_attn_implementation("recorder")
     assert_rounded_alike(model(pixel_values).logits, expected)

@@ -12,7 +12,7 @@ from fatr_hf.modeling.fused_inference import is_fused
 SCHEDULES = {
     "default": {},
     "first-layer": {"reduction_layers": [0], "keep_ratio": 0.5, "dc_windows": 2},
-    "sized": {"dc_size_exponent": 0.5, "dc_windows": [4, 2, 1]},
+    "sized": {"size_exponent": 0.5, "dc_windows": [4, 2, 1]},
     "no-bias": {"qkv_bias": False},
     "no-omega": {"reweight_attention": False},
     "nothing-reduced": {"reduction_layers": []},

@@ -15,7 +15,7 @@ VARIANTS = {
     "default": {},
     "late-first-layer": {"reduction_layers": [2, 3], "dc_windows": [2, 1]},
     "first-layer": {"reduction_layers": [0, 2], "dc_windows": [2, 1]},
-    "sized": {"dc_size_exponent": 0.5},
+    "sized": {"size_exponent": 0.5},
 }
 
 

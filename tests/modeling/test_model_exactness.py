@@ -107,7 +107,7 @@ def assert_same(actual, expected, model):
 @EXPONENTS
 @ATTENTION
 def test_float64_equals_explicit_maps(schedule, exponent, attention):
-    assert_equals_reference(build(attention, dc_size_exponent=exponent, **schedule))
+    assert_equals_reference(build(attention, size_exponent=exponent, **schedule))
 
 
 def test_the_schedules_hold_what_their_names_say():
@@ -121,14 +121,14 @@ def test_the_schedules_hold_what_their_names_say():
 
 @SELECTED
 def test_every_selection_equals_explicit_maps(selection):
-    model = build(selection=selection, dc_size_exponent=0.5, **SCHEDULES["8x8-windows-4-2-1"])
+    model = build(selection=selection, size_exponent=0.5, **SCHEDULES["8x8-windows-4-2-1"])
     assert_equals_reference(model)
 
 
 @schedules
 @ATTENTION
 def test_float32_equals_explicit_maps(schedule, attention):
-    assert_equals_reference(build(attention, torch.float32, dc_size_exponent=0.5, **schedule))
+    assert_equals_reference(build(attention, torch.float32, size_exponent=0.5, **schedule))
 
 
 @pytest.mark.parametrize("name", ["reweight_attention", "dc_position_embeddings"])
@@ -138,7 +138,7 @@ def test_parts_left_out_equal_explicit_maps(name):
 
 def test_changed_reduction_equals_explicit_maps():
     model = build(**SCHEDULES["8x8-windows-4-2-1"])
-    model.set_reduction(keep_ratio=[0.5, 0.7, 0.3], selection="cls_attention", dc_size_exponent=1.0)
+    model.set_reduction(keep_ratio=[0.5, 0.7, 0.3], selection="cls_attention", size_exponent=1.0)
     assert_equals_reference(model)
     # Reduction starts later: the omegas before it have nothing to do.
     model.set_reduction(keep_ratio=0.5, reduction_layers=[2, 3], dc_windows=[2, 1], selection="high_frequency")
@@ -148,14 +148,14 @@ def test_changed_reduction_equals_explicit_maps():
 @schedules
 @ATTENTION
 def test_without_reduction_it_is_the_stock_vit(schedule, attention):
-    model = build(attention, dc_size_exponent=0.5, **schedule)
+    model = build(attention, size_exponent=0.5, **schedule)
     pixel_values = images(model)
     expected = run(stock(model), pixel_values)
     reduced = run(model, pixel_values)
     with model.reduction(False):
         assert_same(run(model, pixel_values), expected, model)
     assert_same(run(model, pixel_values), reduced, model)
-    ordinary = build(attention, dc_size_exponent=0.5, **(schedule | {"keep_ratio": 1.0}))
+    ordinary = build(attention, size_exponent=0.5, **(schedule | {"keep_ratio": 1.0}))
     assert {name for name, _ in ordinary.named_parameters()} == {name for name, _ in stock(model).named_parameters()}
     assert_same(run(ordinary, pixel_values), run(stock(ordinary), pixel_values), ordinary)
 
@@ -216,7 +216,7 @@ def test_every_parameter_gets_a_gradient(schedule, attention, randomised):
 @SELECTED
 @ATTENTION
 def test_an_image_does_not_depend_on_its_batch(selection, attention):
-    model = build(attention, selection=selection, dc_size_exponent=0.5, **SCHEDULES["8x8-windows-4-2-1"])
+    model = build(attention, selection=selection, size_exponent=0.5, **SCHEDULES["8x8-windows-4-2-1"])
     pixel_values = images(model)
     together = run(model, pixel_values, output_token_sources=True)
     for image in range(3):

@@ -94,7 +94,7 @@ def test_multiply_accumulates_of_the_scores_are_counted():
 
 
 @needs_triton
-@pytest.mark.parametrize("fields", [{}, {"dc_size_exponent": 0.5, "dc_windows": [4, 2, 1]}], ids=["default", "sized"])
+@pytest.mark.parametrize("fields", [{}, {"size_exponent": 0.5, "dc_windows": [4, 2, 1]}], ids=["default", "sized"])
 def test_the_model_on_fused_kernels(make_fatr, pixel_values, fields):
     model = randomise(make_fatr(**fields))  # with scores too far apart for rounding to reorder them
     labels = torch.tensor([0, 2, 4])

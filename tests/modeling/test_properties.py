@@ -82,7 +82,7 @@ def test_a_schedule_is_carried_out_or_refused_in_words(schedule):
 def test_forward_keeps_every_patch_represented_once(schedule, selection, exponent, batch, seed):
     (rows, columns), depth = schedule[:2]
     steps = steps_of(schedule)
-    config = config_of(schedule, selection=selection, dc_size_exponent=exponent)
+    config = config_of(schedule, selection=selection, size_exponent=exponent)
     model = randomise(FATRViTForImageClassification(config), seed).eval()
     generator = torch.Generator().manual_seed(seed)
     pixel_values = torch.randn(batch, 3, rows * PATCH, columns * PATCH, generator=generator)
@@ -175,7 +175,7 @@ INVALID = {
     "token_multiple": st.one_of(
         alone(bad_count), alone(other_types), alone(st.none()), alone(st.integers(25, 10**12)), alone(st.just([1]))
     ),
-    "dc_size_exponent": st.one_of(
+    "size_exponent": st.one_of(
         alone(st.floats(max_value=0, exclude_max=True)),
         alone(st.floats(min_value=1, exclude_min=True)),
         alone(st.just(float("nan"))),

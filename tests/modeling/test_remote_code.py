@@ -41,7 +41,7 @@ def run_without_package(code, folder, tmp_path):
 @pytest.fixture
 def repository(make_fatr, tmp_path):
     folder = tmp_path / "repository"
-    model = make_fatr(dc_size_exponent=0.5)
+    model = make_fatr(size_exponent=0.5)
     model.save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder, model

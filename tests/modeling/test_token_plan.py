@@ -55,7 +55,7 @@ def test_default_windows_are_as_many_as_layers():
 
 def test_other_defaults_change_nothing():
     config = FATRViTConfig()
-    assert (config.token_multiple, config.dc_size_exponent, config.selection) == (1, 0.0, "high_frequency")
+    assert (config.token_multiple, config.size_exponent, config.selection) == (1, 0.0, "high_frequency")
     assert config.reweight_attention is True
     assert config.dc_position_embeddings is True
 
@@ -182,8 +182,8 @@ REFUSALS = {
     "windows-grow": ({"dc_windows": [1, 2, 1], "keep_ratio": 0.5}, "dc_windows=2", "layer 2", "does not divide"),
     "multiple-zero": ({"token_multiple": 0}, "token_multiple=0", "at least 1"),
     "multiple-cannot-be-met": ({"token_multiple": 32}, "token_multiple=32", "cannot be met", "keeps 16"),
-    "exponent-negative": ({"dc_size_exponent": -0.5}, "dc_size_exponent=-0.5", "[0, 1]"),
-    "exponent-above-one": ({"dc_size_exponent": 1.5}, "dc_size_exponent=1.5", "[0, 1]"),
+    "exponent-negative": ({"size_exponent": -0.5}, "size_exponent=-0.5", "[0, 1]"),
+    "exponent-above-one": ({"size_exponent": 1.5}, "size_exponent=1.5", "[0, 1]"),
     "selection-unknown": ({"selection": "best"}, "selection='best'", "high_frequency", "dc_similarity"),
     "does-not-shorten": ({"keep_ratio": 0.9}, "layer 1 would not shorten", "25 tokens enter", "26 would leave"),
     "nothing-left-to-fold": ({"keep_ratio": 0.05, "dc_windows": 1}, "layer 2 would not shorten", "3 tokens enter"),
@@ -250,7 +250,7 @@ def test_impossible_sizes_are_refused_in_words(case):
 
 def test_local_preset_keeps_half_and_pools_windows_of_2_x_2_patches():
     config = FATRViTConfig.from_preset("local", image_size=224, patch_size=16)
-    assert (config.keep_ratio, config.dc_windows, config.dc_size_exponent) == (0.5, 7, 0.5)
+    assert (config.keep_ratio, config.dc_windows, config.size_exponent) == (0.5, 7, 0.5)
     assert [tokens.tokens_out for tokens in config.plan()][2::3] == [197, 148, 99, 74]
     other = FATRViTConfig.from_preset("local", image_size=(32, 48), patch_size=8, num_hidden_layers=4, keep_ratio=0.6)
     assert (other.keep_ratio, other.dc_windows) == (0.6, 2)
@@ -259,7 +259,7 @@ def test_local_preset_keeps_half_and_pools_windows_of_2_x_2_patches():
 def test_presets_apply_to_what_is_loaded(tmp_path, tiny):
     FATRViTConfig(**tiny).save_pretrained(tmp_path)
     loaded = FATRViTConfig.from_pretrained(tmp_path, preset="local", dc_windows=2)
-    assert (loaded.keep_ratio, loaded.dc_windows, loaded.dc_size_exponent) == (0.5, 2, 0.5)
+    assert (loaded.keep_ratio, loaded.dc_windows, loaded.size_exponent) == (0.5, 2, 0.5)
     with pytest.raises(ValueError, match="preset='global' must be one of local"):
         FATRViTConfig.from_pretrained(tmp_path, preset="global")
     with pytest.raises(ValueError, match=r"preset is an argument of FATRViTConfig\.from_preset"):

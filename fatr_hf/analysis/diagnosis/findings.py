@@ -144,7 +144,7 @@ def use_local_windows(diagnosis: Diagnosis) -> Finding | None:
     )
     threshold = f"They clearly win back at least {100 * LOCAL_GAIN:g}% of what the cosine lost."
     advice = (
-        f"Try dc_windows={local['dc_windows'][0]}, dc_size_exponent={local['dc_size_exponent']:g} and "
+        f"Try dc_windows={local['dc_windows'][0]}, size_exponent={local['size_exponent']:g} and "
         f"keep_ratio={local['keep_ratio'][0]:g}, or for an unreduced checkpoint the preset local."
     )
     return Finding("note", "More windows lose less", evidence, threshold, advice)

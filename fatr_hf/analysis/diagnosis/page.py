@@ -147,7 +147,7 @@ def describe(diagnosis: Diagnosis, images: str) -> str:
     return (
         f"{count} of {printable(images)}, {rows} x {columns} patches. Of {diagnosis.depth} layers, counted from 0, "
         f"these reduce: {listed(reduction['reduction_layers'])}. Keep ratio {listed(reduction['keep_ratio'])}, DC "
-        f"windows {listed(reduction['dc_windows'])}, size exponent {reduction['dc_size_exponent']:g}, selection "
+        f"windows {listed(reduction['dc_windows'])}, size exponent {reduction['size_exponent']:g}, selection "
         f"{reduction['selection']}."
     )
 

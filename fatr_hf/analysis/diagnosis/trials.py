@@ -72,7 +72,7 @@ def local_schedule(config: ReductionConfig) -> Schedule | None:
     """
     schedule, fields = Schedule.of(config), preset_fields("local", config.patch_grid())
     layers = len(schedule.reduction_layers)
-    local = schedule._replace(dc_windows=(fields["dc_windows"],) * layers, dc_size_exponent=fields["dc_size_exponent"])
+    local = schedule._replace(dc_windows=(fields["dc_windows"],) * layers, size_exponent=fields["size_exponent"])
     if local == schedule:
         return None
     ratios = (percent / 100 for percent in range(99, 0, -1))

@@ -54,7 +54,7 @@ def known_schedules(config: ReductionConfig) -> Mapping[str, Schedule]:
             schedules[name] = Schedule(places, ratios, windows)
     for ratio in LOCAL_RATIOS:
         name = "local" if ratio == local["keep_ratio"] else f"local, {ratio:g}"
-        schedules[name] = spread(default, ratio, (local["dc_windows"],), local["dc_size_exponent"])
+        schedules[name] = spread(default, ratio, (local["dc_windows"],), local["size_exponent"])
     for layer, ratio in product(range(depth // 4, 3 * depth // 4 + 1), ONCE_RATIOS):
         schedules[f"layer {layer}, {ratio:g}"] = spread((layer,), ratio, (local["dc_windows"],), 1.0)
     for ratio in GENTLE_RATIOS:
@@ -69,8 +69,8 @@ def default_layers(config: ReductionConfig) -> tuple[int, ...]:
 
 
 def spread(
-    layers: tuple[int, ...], keep_ratio: float, windows: tuple[int, ...], dc_size_exponent: float = 0.0
+    layers: tuple[int, ...], keep_ratio: float, windows: tuple[int, ...], size_exponent: float = 0.0
 ) -> Schedule:
     """A schedule with one keep ratio, and with windows of which the last serves all further layers."""
     columns = (*windows, *windows[-1:] * len(layers))[: len(layers)]
-    return Schedule(layers, (keep_ratio,) * len(layers), columns, dc_size_exponent=dc_size_exponent)
+    return Schedule(layers, (keep_ratio,) * len(layers), columns, size_exponent=size_exponent)

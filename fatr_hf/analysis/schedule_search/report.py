@@ -54,7 +54,7 @@ def front_table(result: SearchResult) -> str:
             joined(schedule.keep_ratio),
             joined(schedule.dc_windows),
             str(schedule.token_multiple),
-            f"{schedule.dc_size_exponent:g}",
+            f"{schedule.size_exponent:g}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

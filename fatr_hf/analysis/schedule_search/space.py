@@ -65,7 +65,7 @@ class SearchSpace:
         max_layers: so many slots reduce at most, those that wish for the largest shares.
         macs_range: the least and the most multiply-accumulates, as shares of the unreduced model's.
         token_multiples: values of ``token_multiple``.
-        size_exponents: values of ``dc_size_exponent``.
+        size_exponents: values of ``size_exponent``.
         fixed_windows: whether every slot has windows of its own.
 
     Raises:
@@ -107,7 +107,7 @@ class SearchSpace:
         """The schedule that an optuna trial draws."""
         target = trial.suggest_float("macs_share", *self.macs_range)
         multiple = trial.suggest_categorical("token_multiple", self.token_multiples)
-        exponent = trial.suggest_categorical("dc_size_exponent", self.size_exponents)
+        exponent = trial.suggest_categorical("size_exponent", self.size_exponents)
         wishes = [
             Wish(
                 trial.suggest_int(f"layer_{slot.name}", slot.first, slot.last),
@@ -118,7 +118,7 @@ class SearchSpace:
         ]
         largest = sorted(wishes, key=lambda wish: -wish.removed)[: self.max_layers]
         chosen = [wish for wish in wishes if wish in largest and wish.removed >= LEAST_REMOVED]
-        start = Schedule(token_multiple=multiple, dc_size_exponent=exponent)
+        start = Schedule(token_multiple=multiple, size_exponent=exponent)
         return aim(target, lambda power: combine(chosen, power, start, config), config)
 
     def sample_windows(self, trial: Any) -> Sequence[int]:
@@ -137,7 +137,7 @@ class SearchSpace:
         values: dict[str, Any] = {
             "macs_share": schedule.macs_share(config),
             "token_multiple": schedule.token_multiple,
-            "dc_size_exponent": schedule.dc_size_exponent,
+            "size_exponent": schedule.size_exponent,
         }
         turns: dict[int, int] = {}
         for place, slot in enumerate(self.slots):

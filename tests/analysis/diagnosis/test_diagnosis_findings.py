@@ -162,7 +162,7 @@ def test_local_windows_come_with_their_fields_and_cost():
     found = finding(make_diagnosis(answers=LABELLED | {"gain_local": figure(0.005, 0.001)}), WINDOWS)
     assert "At 0.64 of the unreduced cost" in found.evidence
     assert "0.9950 to the unreduced outputs, where the present reduction has 0.9900" in found.evidence
-    assert "dc_windows=4, dc_size_exponent=0.5 and keep_ratio=0.5" in found.advice
+    assert "dc_windows=4, size_exponent=0.5 and keep_ratio=0.5" in found.advice
 
 
 @pytest.mark.parametrize(("over", "speaks"), [(-0.0021, True), (-0.0019, False)], ids=["clear", "unclear"])

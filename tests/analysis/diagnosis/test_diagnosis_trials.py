@@ -57,7 +57,7 @@ def test_local_windows_cost_no_more_and_a_hundredth_more_would(tiny):
     config = FATRViTConfig(**tiny, **FIELDS)
     local, budget = local_schedule(config), Schedule.of(config).macs(config)
     assert local.dc_windows == (4, 4)
-    assert local.dc_size_exponent == 0.5
+    assert local.size_exponent == 0.5
     assert local.macs(config) <= budget
     more = local._replace(keep_ratio=tuple(ratio + 0.01 for ratio in local.keep_ratio))
     assert not more.is_possible(config) or more.macs(config) > budget
