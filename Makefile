@@ -15,7 +15,7 @@ BIN := .venv/bin
 PYTEST := -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run bench study docs test quality style test-oldest clean
+.PHONY: help run bench study docs test quality style test-oldest test-stock clean
 
 help: ## list the jobs
 	@echo "make JOB [PYTHON=python3] [ARGS='...'], where JOB is one of"
@@ -58,6 +58,16 @@ style: .venv/.complete ## repair what of the style can be repaired
 # Old releases warn of what newer ones mended: here a warning is no error.
 test-oldest: .venv-oldest/.complete ## run the tests on the oldest supported versions, in .venv-oldest
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python $(PYTEST) -W default $(ARGS)
+
+# transformers' tests are in its source distribution alone, and have marks and warnings of their own.
+test-stock: .venv/.complete ## run transformers' own tests of models on every family
+	@version=$$($(BIN)/python -c 'import transformers; print(transformers.__version__)') && set -x && \
+	$(BIN)/python -m pip download -q --no-deps --no-binary :all: --no-build-isolation --dest build \
+		transformers==$$version && \
+	tar -xzf build/transformers-$$version.tar.gz -C build && \
+	TRANSFORMERS_TESTS=build/transformers-$$version/tests HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python $(PYTEST) -c /dev/null --rootdir . -p no:cacheprovider -q \
+		tests/modeling/test_stock_suite.py $(ARGS)
 
 clean: ## remove the environments, caches and build products
 	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -2,6 +2,7 @@
 """Loading and saving whole repositories: exact conversion on the way in, a self-contained folder on the way out."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,10 @@ REDUCTION_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
 """Parameters that a stock model does not have; they start at zero, which changes nothing."""
 
 
+class MismatchedWeightsError(RuntimeError, ValueError):
+    """Weights of other shapes than the model's: what callers of transformers catch, and a bad value."""
+
+
 class HubRepositoryMixin(PreTrainedModel):
     """What FATR models do beyond ``PreTrainedModel`` when they are loaded, saved and pushed."""
 
@@ -66,9 +71,11 @@ class HubRepositoryMixin(PreTrainedModel):
         Raises:
             OSError: a path that leads nowhere, or files that are not there.
             ValueError: a checkpoint of another architecture, one that lacks weights, or whose weights are damaged, of
-                other shapes than its configuration's, not of floating point or not finite.
+                other shapes than its configuration's (then a RuntimeError too), not of floating point or not finite.
             huggingface_hub.errors.StrictDataclassError: a configuration that cannot be.
         """
+        if pretrained_model_name_or_path is None:  # a configuration alone, whose model is a fresh one
+            return super().from_pretrained(None, *model_args, output_loading_info=output_loading_info, **kwargs)
         name = str(pretrained_model_name_or_path)
         if name.startswith(PATH_STARTS) and not os.path.exists(name):
             raise FileNotFoundError(f"There is no checkpoint at {name!r}: give a folder that exists or a Hub name.")
@@ -91,7 +98,7 @@ class HubRepositoryMixin(PreTrainedModel):
             )
         model, info = loaded
         if is_loaded_from_files and getattr(model.config, "quantization_config", None) is None:
-            refuse_other_dtypes(name, kwargs)
+            refuse_other_dtypes(name, kwargs, unread_names(cls, info["unexpected_keys"]))
         info["mismatched_keys"] = stretch_mismatched(model, name, info["mismatched_keys"], kwargs)
         if not takes_mismatches:
             refuse_other_shapes(name, info["mismatched_keys"])
@@ -222,13 +229,13 @@ def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[s
     """
     lacking = sorted(key for key in missing if key in parameters and not key.endswith("mask_token"))
     reduction = [key for key in lacking if key.endswith(REDUCTION_PARAMETERS)]
-    classifier = [key for key in lacking if key.startswith("classifier.")]
+    classifier = [key for key in lacking if is_of_classifier(key)]
     encoder = [key for key in lacking if key not in (*reduction, *classifier)]
     if encoder:
         keys, reason = encoder, "it does not hold an encoder of this architecture and size"
     elif 0 < len(reduction) < sum(key.endswith(REDUCTION_PARAMETERS) for key in parameters):
         keys, reason = reduction, "it was trained with another reduction; load it with its own, then use set_reduction"
-    elif 0 < len(classifier) < sum(key.startswith("classifier.") for key in parameters):
+    elif 0 < len(classifier) < sum(map(is_of_classifier, parameters)):
         keys, reason = classifier, "it holds a part of its classifier only"
     else:
         return
@@ -239,12 +246,23 @@ def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[s
     )
 
 
+def is_of_classifier(key: str) -> bool:
+    """Whether a parameter of this name is a classifier's; a distilled DeiT has two."""
+    return key.split(".")[0].endswith("classifier")
+
+
+def unread_names(model_class: Any, unexpected: Iterable[str]) -> str:
+    """A regular expression of the names in a checkpoint that are no weights of the model."""
+    ignored = model_class._keys_to_ignore_on_load_unexpected or ()
+    return "|".join([*(f"^{re.escape(name)}$" for name in unexpected), *ignored]) or "$^"
+
+
 def refuse_other_shapes(name: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
-    """Raises a ValueError for weights of other shapes than the model's, each (name, shape in the file, shape)."""
+    """Raises an error for weights of other shapes than the model's, each (name, shape in the file, shape)."""
     found = [f"{key} is {tuple(own)} and must be {tuple(wanted)}" for key, own, wanted in mismatched]
     if found:
         shown = "; ".join(found[:3]) + ("; ..." if len(found) > 3 else "")
-        raise ValueError(
+        raise MismatchedWeightsError(
             f"The checkpoint {name!r} holds weights of other shapes than its configuration's: {shown}. For new classes "
             "give ignore_mismatched_sizes=True; load a FATR model with its own windows, then use set_reduction."
         )

@@ -232,7 +232,6 @@ class ReductionEncoder(ReductionModel):
         pixel_values: Tensor,
         bool_masked_pos: Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
-        attention_mask: Tensor | None = None,
         plan: Sequence[LayerPlan] | None = None,
         output_token_sources: bool = False,
         output_token_sizes: bool = False,
@@ -244,7 +243,6 @@ class ReductionEncoder(ReductionModel):
             pixel_values: (batch, channels, height, width).
             bool_masked_pos: (batch, patches) bool, patches to replace by the mask token, in families that have one.
             interpolate_pos_encoding: allow an image size other than the configured one, in families that ask for this.
-            attention_mask: not supported.
             plan: what every layer does, for this call only (see ``config.plan``); by default the configuration's plan.
             output_token_sources: return which place stands for every patch, for each reduction (see
                 ``restore_tokens``).
@@ -256,7 +254,7 @@ class ReductionEncoder(ReductionModel):
         """
         plan = self.plan_for(pixel_values, plan)
         check_no_training(self)
-        if attention_mask is not None:
+        if kwargs.pop("attention_mask", None) is not None:
             raise ValueError(
                 "attention_mask is not supported: the sequence shrinks on its way, so a mask of its first length "
                 "cannot hold in later layers. Leave it out."
@@ -303,7 +301,6 @@ class ReductionClassifier(ReductionModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
-        attention_mask: Tensor | None = None,
         plan: Sequence[LayerPlan] | None = None,
         output_token_sources: bool = False,
         **kwargs: Any,
@@ -321,7 +318,6 @@ class ReductionClassifier(ReductionModel):
         outputs = self.base_model(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
-            attention_mask=attention_mask,
             plan=plan,
             output_token_sources=output_token_sources,
             output_token_sizes=self.reads != "cls",

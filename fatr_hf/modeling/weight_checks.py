@@ -6,6 +6,7 @@ the dtype of the model as if they were its weights.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,11 +73,12 @@ def shard_names(name: str, arguments: dict[str, Any]) -> list[str]:
     return names
 
 
-def refuse_other_dtypes(name: str, arguments: dict[str, Any]) -> None:
+def refuse_other_dtypes(name: str, arguments: dict[str, Any], unread: str = "$^") -> None:
     """Raises a ValueError for a loaded checkpoint with weights that are not of floating point; only headers are read.
 
     Args:
         name, arguments: as for ``find_file``.
+        unread: a regular expression of names that are not looked at.
     """
     fetched = {**arguments, "local_files_only": True}
     single = find_file(name, "model.safetensors", fetched)
@@ -85,7 +87,7 @@ def refuse_other_dtypes(name: str, arguments: dict[str, Any]) -> None:
         if path is None:
             continue
         for key, tensor in read_header(path)[0].items():
-            if tensor["dtype"] not in FLOATING_POINT:
+            if tensor["dtype"] not in FLOATING_POINT and not re.search(unread, key):
                 raise ValueError(
                     f"{path} holds {key} in {tensor['dtype']}, but weights must be in "
                     f"{', '.join(FLOATING_POINT)}; quantise a model after it is loaded."
@@ -114,11 +116,11 @@ def read_tensor(path: Path, key: str) -> torch.Tensor:
 def wording_errors(name: str) -> Iterator[None]:
     """Within a ``with`` block a checkpoint that transformers fails on raises a ValueError that names it.
 
-    Errors that say in words what is wrong stay what they are.
+    Errors that say in words what is wrong, or that callers of transformers catch, stay what they are.
     """
     try:
         yield
-    except (ImportError, OSError, StrictDataclassError, ValueError, torch.OutOfMemoryError):
+    except (ImportError, OSError, RuntimeError, StrictDataclassError, ValueError):
         raise
     except Exception as error:
         raise ValueError(f"The checkpoint {name!r} cannot be loaded: {type(error).__name__}: {error}") from error

@@ -174,3 +174,27 @@ def test_stock_vit_reads_the_weights_back(make_fatr, stock_config, pixel_values,
     model.save_pretrained(tmp_path)
     stock = ViTForImageClassification.from_pretrained(tmp_path, config=stock_config).eval()
     assert_rounded_alike(stock.double()(pixel_values).logits, model.double()(pixel_values).logits)
+
+
+def test_integers_that_are_no_weights_are_not_looked_at(stock, tmp_path):
+    """Old files hold position_ids and other counters, which the model does not load."""
+    weights = {**stock.state_dict(), "vit.embeddings.position_ids": torch.arange(65), "num_batches": torch.tensor([3])}
+    stock.save_pretrained(tmp_path, state_dict=weights)
+    assert FATRViTForImageClassification.from_pretrained(tmp_path).num_labels == 5
+    weights = {**stock.state_dict(), "vit.layers.1.mlp.fc1.weight": torch.ones(64, 32, dtype=torch.int64)}
+    stock.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match="in I64, but weights must be in F64"):
+        FATRViTForImageClassification.from_pretrained(tmp_path)
+
+
+def test_a_configuration_without_a_checkpoint_gives_a_fresh_model(tiny):
+    model = FATRViTForImageClassification.from_pretrained(None, config=FATRViTConfig(**tiny), state_dict={})
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_errors_that_callers_of_transformers_catch_keep_their_type(stock, tmp_path):
+    stock.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match=r"classifier\.bias is \(5,\) and must be \(9,\)"):
+        FATRViTForImageClassification.from_pretrained(tmp_path, num_labels=9)
+    with torch.device("meta"), pytest.raises(RuntimeError, match="meta device"):
+        FATRViTForImageClassification.from_pretrained(tmp_path)
