@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from fatr_hf.modeling.reduction_config import PRESETS
+from fatr_hf.modeling.reduction_config import PRESETS, REDUCTION_FIELDS
 from fatr_hf.training.augmentation import AUGMENTATIONS, CROPS, Augmentation, find_augmentation
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -33,12 +33,12 @@ class ModelArguments:
     )
     license: str = field(default="unknown", metadata={"help": "Hub identifier of the weights' license, for the card"})
     reduction_preset: str | None = field(default=None, metadata={"help": f"reduction by name: {', '.join(PRESETS)}"})
-    reduction_layers: list[int] | None = field(default=None, metadata={"help": "0-based layers that reduce"})
-    keep_ratio: list[float] | None = field(default=None, metadata={"help": "share kept: one, or one for each layer"})
-    dc_windows: list[int] | None = field(default=None, metadata={"help": "windows a side: one, or one for each layer"})
-    token_multiple: int = field(default=1, metadata={"help": "reduced lengths are multiples of this"})
-    selection: str = field(default="high_frequency", metadata={"help": "how tokens are ranked"})
-    size_exponent: float | None = field(default=None, metadata={"help": "raises attention to large DC tokens"})
+    reduction_layers: list[int] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["reduction_layers"]})
+    keep_ratio: list[float] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["keep_ratio"]})
+    dc_windows: list[int] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["dc_windows"]})
+    token_multiple: int = field(default=1, metadata={"help": REDUCTION_FIELDS["token_multiple"]})
+    selection: str = field(default="high_frequency", metadata={"help": REDUCTION_FIELDS["selection"]})
+    size_exponent: float | None = field(default=None, metadata={"help": REDUCTION_FIELDS["size_exponent"]})
     base_image_size: int = field(default=8, metadata={"help": "a ViT from scratch: image size in pixels"})
     base_patch_size: int = field(default=1, metadata={"help": "a ViT from scratch: patch size in pixels"})
     base_hidden_size: int = field(default=48, metadata={"help": "a ViT from scratch: hidden size"})

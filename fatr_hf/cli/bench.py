@@ -31,17 +31,13 @@ from ..benchmark.timing import cpu_threads
 from ..benchmark.token_multiple import suggestion_text
 from ..benchmark.token_times import suggest_multiple
 from .common import (
-    DCWindows,
-    KeepRatio,
-    ReductionLayers,
-    TokenMultiple,
     option,
-    reduction_fields,
     refusals,
     require_folders,
     separated,
     write_text,
 )
+from .reduction import Reduction, takes_reduction
 
 HELP = """
 Times FATR, the stock model and the rivals in turn, and prints a table for each setting.
@@ -60,6 +56,7 @@ measured.
 """
 
 
+@takes_reduction("keep_ratio", "reduction_layers", "dc_windows", "token_multiple")
 def run(
     size: Annotated[str | None, option(f"{', '.join(SIZES)} or width/heads/layers. [B on a GPU, else S]")] = None,
     image_size: Annotated[int | None, option("Height and width in pixels. [224]", least=1)] = None,
@@ -68,10 +65,8 @@ def run(
     dtype: Annotated[str | None, option(f"{', '.join(DTYPES)}. [GPU: bfloat16, else float32]")] = None,
     execution: Annotated[str | None, option(f"{', '.join(EXECUTIONS)}. [eager]")] = None,
     task: Annotated[str | None, option(f"{', '.join(TASKS)}. [inference]")] = None,
-    keep_ratio: KeepRatio = None,
-    reduction_layers: ReductionLayers = None,
-    dc_windows: DCWindows = None,
-    token_multiple: TokenMultiple = None,
+    *,
+    reduction: Reduction,
     score_implementation: Annotated[str | None, option("What computes FATR's scores. [the model's choice]")] = None,
     fuse: Annotated[bool, option("Inference by fused copies of all but the stock model. [yes]")] = True,
     contestants: Annotated[str | None, option(f"{', '.join(KINDS)}. [all; for a suite those it needs]")] = None,
@@ -93,7 +88,6 @@ def run(
         require_outputs(json, markdown, plot)
         model = {"size": size, "image_size": image_size, "patch_size": patch_size}
         conditions = {"batch_size": batch_size, "dtype": dtype, "execution": execution, "task": task}
-        reduction = reduction_fields(keep_ratio, reduction_layers, dc_windows, token_multiple=token_multiple)
         if suite is not None and (reduction or any(value is not None for value in (model | conditions).values())):
             raise ValueError("A suite fixes model, conditions and reduction: leave their options out.")
         if load is not None:

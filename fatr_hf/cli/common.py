@@ -16,7 +16,6 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..analysis.figure_files import whole_file
 from ..analysis.images import Batch, NamedImage, PictureBatches, class_numbers
 from ..hub.load import require_processor
-from ..modeling.reduction_config import PRESETS, SELECTIONS
 from ..programs import FAILURES, MISTAKES, exit_code, reason
 
 Value = TypeVar("Value")
@@ -28,10 +27,6 @@ def option(words: str, *names: str, least: int | None = None) -> Any:
 
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub name.", show_default=False)]
-KeepRatio = Annotated[str | None, option("One, or one for each reduction layer. [0.7]")]
-ReductionLayers = Annotated[str | None, option("Counted from 0. [quarter, half, three quarters]")]
-DCWindows = Annotated[str | None, option("One, or one for each reduction layer. [2, then 1]")]
-TokenMultiple = Annotated[int | None, option("Reduced sequences are multiples of it. [1]", least=1)]
 Images = Annotated[
     str,
     typer.Argument(
@@ -40,9 +35,6 @@ Images = Annotated[
         show_default=False,
     ),
 ]
-Preset = Annotated[str | None, option(f"A reduction by name: {', '.join(PRESETS)}.")]
-Selection = Annotated[str | None, option(f"{', '.join(SELECTIONS)}. [high_frequency]")]
-SizeExponent = Annotated[float | None, option("Raises attention to large DC tokens. [0]")]
 BatchSize = Annotated[int, option("Images at a time. [32]", least=1)]
 Limit = Annotated[int | None, option("Take no more images than so many. [all]", least=1)]
 Device = Annotated[str | None, option("Such as cuda:1 or cpu. [cuda, where there is one]")]
@@ -79,23 +71,6 @@ def numbers(what: str, text: str | None, kind: Callable[[str], Value]) -> Value 
     """One value, or one for each reduction layer; None where the option is not given."""
     values = separated(what, text, kind)
     return values[0] if len(values) == 1 else values or None
-
-
-def reduction_fields(
-    keep_ratio: str | None, reduction_layers: str | None, dc_windows: str | None, **others: Any
-) -> dict[str, Any]:
-    """The reduction's fields that were given, by name.
-
-    Raises:
-        ValueError: text that is no list of numbers.
-    """
-    fields = {
-        "keep_ratio": numbers("keep ratios", keep_ratio, float),
-        "reduction_layers": separated("reduction layers", reduction_layers, int) or None,
-        "dc_windows": numbers("DC windows", dc_windows, int),
-        **others,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def require_folders(*paths: Path | None) -> None:

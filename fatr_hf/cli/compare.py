@@ -13,27 +13,20 @@ from ..benchmark.machine import choose_device
 from ..hub.load import load_model, load_reduced
 from .common import (
     BatchSize,
-    DCWindows,
     Device,
     Images,
-    KeepRatio,
     Limit,
     ModelName,
-    Preset,
-    ReductionLayers,
     Revision,
-    Selection,
-    SizeExponent,
-    TokenMultiple,
     load_pictures,
     option,
-    reduction_fields,
     refusals,
     require_folders,
     separated,
     watched,
     write_json,
 )
+from .reduction import FIELDS, Reduction, takes_reduction
 
 HELP = """
 Compares FATR with the unreduced model and with rivals of its cost, all with the same weights, on the same images.
@@ -50,18 +43,14 @@ others are compared with.
 """
 
 
+@takes_reduction("preset", *FIELDS)
 def run(
     model: ModelName,
     images: Images,
     rivals: Annotated[str | None, option(f"Of {', '.join(RIVALS)}. [all but truncation]")] = None,
     beside: Annotated[str | None, option("Further models, as they are: folders or Hub names.")] = None,
-    preset: Preset = None,
-    reduction_layers: ReductionLayers = None,
-    keep_ratio: KeepRatio = None,
-    dc_windows: DCWindows = None,
-    token_multiple: TokenMultiple = None,
-    selection: Selection = None,
-    size_exponent: SizeExponent = None,
+    *,
+    reduction: Reduction,
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
@@ -74,16 +63,8 @@ def run(
         require_folders(json)
         if plot is not None:
             require_figure_file(plot)
-        fields = reduction_fields(
-            keep_ratio,
-            reduction_layers,
-            dc_windows,
-            preset=preset,
-            token_multiple=token_multiple,
-            selection=selection,
-            size_exponent=size_exponent,
-        )
-        reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
+        where = choose_device(device)
+        reduced, processor = load_reduced(model, revision=revision, eager=True, device=where, **reduction)
         models = matched_rivals(reduced, None if rivals is None else separated("rivals", rivals, str))
         models = {name: each for name, each in models.items() if name == "unreduced"} | {"FATR": reduced} | models
         for name in separated("models", beside, str):

@@ -9,22 +9,15 @@ from ..hub.convert import Conversion, convert_checkpoint
 from ..hub.load import quiet_loading
 from ..modeling.model_card import token_table
 from .common import (
-    DCWindows,
-    KeepRatio,
     ModelName,
-    Preset,
-    ReductionLayers,
     Revision,
-    Selection,
-    SizeExponent,
-    TokenMultiple,
     numbers,
     option,
-    reduction_fields,
     refusals,
     require_folders,
     write_json,
 )
+from .reduction import FIELDS, Reduction, takes_reduction
 
 HELP = """
 Writes a checkpoint as FATR, without training it.
@@ -40,16 +33,12 @@ processor and card, which transformers alone loads: from_pretrained(OUTPUT, trus
 """
 
 
+@takes_reduction("preset", *FIELDS)
 def run(
     model: ModelName,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder.", show_default=False)],
-    preset: Preset = None,
-    reduction_layers: ReductionLayers = None,
-    keep_ratio: KeepRatio = None,
-    dc_windows: DCWindows = None,
-    token_multiple: TokenMultiple = None,
-    selection: Selection = None,
-    size_exponent: SizeExponent = None,
+    *,
+    reduction: Reduction,
     image_size: Annotated[str | None, option("Pixels a side, or height,width. [the checkpoint's]")] = None,
     revision: Revision = None,
     json: Annotated[Path | None, option("File for the summary.")] = None,
@@ -57,15 +46,6 @@ def run(
     """Reads the options, converts and prints."""
     with refusals(), quiet_loading():
         require_folders(json)
-        reduction = reduction_fields(
-            keep_ratio,
-            reduction_layers,
-            dc_windows,
-            preset=preset,
-            token_multiple=token_multiple,
-            selection=selection,
-            size_exponent=size_exponent,
-        )
         sides = numbers("sides", image_size, int)
         conversion = convert_checkpoint(model, output, revision=revision, image_size=sides, **reduction)
         write_json(json, values(conversion))

@@ -10,27 +10,20 @@ from ..benchmark.machine import choose_device
 from ..hub.load import load_reduced
 from .common import (
     BatchSize,
-    DCWindows,
     Device,
     Images,
-    KeepRatio,
     Limit,
     ModelName,
-    Preset,
-    ReductionLayers,
     Revision,
-    Selection,
-    SizeExponent,
-    TokenMultiple,
     load_pictures,
     option,
-    reduction_fields,
     refusals,
     require_folders,
     watched,
     write_json,
     write_text,
 )
+from .reduction import FIELDS, Reduction, takes_reduction
 
 HELP = """
 Says on one page whether a reduction suits a model: how it answers beside itself without reduction, what each reduction
@@ -48,16 +41,12 @@ image takes about three forward passes for each layer of the model.
 """
 
 
+@takes_reduction("preset", *FIELDS)
 def run(
     model: ModelName,
     images: Images,
-    preset: Preset = None,
-    reduction_layers: ReductionLayers = None,
-    keep_ratio: KeepRatio = None,
-    dc_windows: DCWindows = None,
-    token_multiple: TokenMultiple = None,
-    selection: Selection = None,
-    size_exponent: SizeExponent = None,
+    *,
+    reduction: Reduction,
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
@@ -68,16 +57,9 @@ def run(
     """Reads the options, diagnoses and prints."""
     with refusals():
         require_folders(html, json)
-        fields = reduction_fields(
-            keep_ratio,
-            reduction_layers,
-            dc_windows,
-            preset=preset,
-            token_multiple=token_multiple,
-            selection=selection,
-            size_exponent=size_exponent,
+        reduced, processor = load_reduced(
+            model, revision=revision, eager=True, device=choose_device(device), **reduction
         )
-        reduced, processor = load_reduced(model, revision=revision, eager=True, device=choose_device(device), **fields)
         data = load_pictures(reduced, processor, images, limit, batch_size)
         diagnosis = diagnose(reduced, watched("Diagnosing", data))
         if html is not None:

@@ -19,26 +19,19 @@ from ..hub.checkpoints import read_config
 from ..hub.load import load_model, load_reduced, require_processor
 from ..modeling.reduction_model import ReductionModel
 from .common import (
-    DCWindows,
     Device,
     Images,
-    KeepRatio,
     ModelName,
-    Preset,
-    ReductionLayers,
     Revision,
-    Selection,
-    SizeExponent,
-    TokenMultiple,
     option,
     progress,
     read_pictures,
-    reduction_fields,
     refusals,
     require_folders,
     separated,
     write_json,
 )
+from .reduction import FIELDS, Reduction, takes_reduction
 
 KINDS = {
     "kept": "what is left of one image after each layer",
@@ -65,6 +58,7 @@ animation as .gif or .mp4.
 """
 
 
+@takes_reduction("preset", *FIELDS)
 def run(
     model: ModelName,
     images: Images,
@@ -72,13 +66,8 @@ def run(
     kind: Annotated[str, option(f"{', '.join(f'{name}: {words}' for name, words in KINDS.items())}. [kept]")] = "kept",
     limit: Annotated[int | None, option(f"Images of a grid at most. [{GRID_IMAGES}]", least=1)] = None,
     layers: Annotated[str | None, option("To show, counted from 0. [those that reduce]")] = None,
-    preset: Preset = None,
-    reduction_layers: ReductionLayers = None,
-    keep_ratio: KeepRatio = None,
-    dc_windows: DCWindows = None,
-    token_multiple: TokenMultiple = None,
-    selection: Selection = None,
-    size_exponent: SizeExponent = None,
+    *,
+    reduction: Reduction,
     device: Device = None,
     revision: Revision = None,
     dpi: Annotated[int, option("Pixels an inch; a panel is 2.3 inches. [150]", least=1)] = 150,
@@ -89,15 +78,6 @@ def run(
         require_drawable(output, kind, limit)
         require_folders(json)
         numbers = separated("layers", layers, int) or None
-        reduction = reduction_fields(
-            keep_ratio,
-            reduction_layers,
-            dc_windows,
-            preset=preset,
-            token_multiple=token_multiple,
-            selection=selection,
-            size_exponent=size_exponent,
-        )
         pictures = read_pictures(images, (limit or GRID_IMAGES) if kind == "grid" else 1)
         loaded, processor = load_transformer(model, revision, device, reduction)
         traces = run_model(loaded, processor, pictures, kind)

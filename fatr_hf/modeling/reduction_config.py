@@ -16,19 +16,20 @@ from transformers.activations import ACT2FN
 
 from .token_plan import EncoderSpec, LayerPlan, per_layer, plan_layers
 
-REDUCTION_FIELDS = (
-    "reduction_layers",
-    "keep_ratio",
-    "dc_windows",
-    "reweight_attention",
-    "dc_position_embeddings",
-    "selection",
-    "token_multiple",
-    "size_exponent",
-)
-
 SELECTIONS = ("high_frequency", "low_frequency", "cls_attention", "dc_similarity", "random")
 """How patch tokens are ranked: the method itself, then its ablations (see ``selection_scores``)."""
+
+REDUCTION_FIELDS = {
+    "reduction_layers": "Layers that reduce, counted from 0. [quarter, half, three quarters]",
+    "keep_ratio": "Share of the patches kept: one, or one for each reduction layer. [0.7]",
+    "dc_windows": "Windows along each side: one, or one for each reduction layer. [2, then 1]",
+    "reweight_attention": "Whether heads learn to re-weight high frequencies and DC tokens. [yes]",
+    "dc_position_embeddings": "Whether DC tokens get a learned position embedding. [yes]",
+    "selection": f"How tokens are ranked: {', '.join(SELECTIONS)}. [high_frequency]",
+    "token_multiple": "Lengths of reduced sequences are multiples of it. [1]",
+    "size_exponent": "Raises attention towards tokens of many patches. [0]",
+}
+"""The fields of the reduction, and what command lines say of them; [their defaults]."""
 
 LARGEST_SIZE, LARGEST_DEPTH = 2**20, 1000
 """Widths, patches or classes, and layers: far beyond any ViT. What names more is damaged, and would never be built."""
