@@ -1,4 +1,4 @@
-"""What happens inside vision transformers, reduced or not: measures, comparisons, pictures, schedules, theory."""
+"""What happens inside vision transformers, reduced or not: measures, comparisons, pictures, schedules."""
 
 from .analyze import Analysis, Row, analysis_table, analyze
 from .animation import save_animation

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..baselines.arguments import is_integer
 from ..modeling.frequency_attention import dc_dissimilarity
 
 
@@ -158,3 +159,41 @@ def highest(scores: Tensor, share: float) -> Tensor:
 def overlap(chosen: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of two sets of tokens, (batch, tokens) bool each; not-a-number where both are empty."""
     return (chosen & others).sum(dim=1) / (chosen | others).sum(dim=1)
+
+
+def expected_random_energy(tokens: Tensor, keep: int, num_prefix: int = 0) -> Tensor:
+    """The energy of prefix and kept patches, the mean over all choices of ``keep`` of them (docs/theory.md, section 4).
+
+    Args:
+        tokens: (batch, prefix + patches, hidden).
+
+    Returns:
+        (batch,).
+
+    Raises:
+        ValueError: ``keep`` is not in 1 to the number of patches.
+    """
+    count = checked_patch_count(tokens, keep, num_prefix)
+    tokens = widened(tokens)
+    prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
+    variance = high_frequency_energy(patches) / max(count - 1, 1)
+    energy = variance * (keep - 1)
+    if num_prefix:
+        distance = squared_norms(prefix.mean(dim=1) - patches.mean(dim=1)) + variance * (1 / keep - 1 / count)
+        energy = energy + high_frequency_energy(prefix) + distance * num_prefix * keep / (num_prefix + keep)
+    return energy
+
+
+def checked_patch_count(tokens: Tensor, keep: int, num_prefix: int) -> int:
+    """How many patches there are, if ``keep`` of them can be kept."""
+    if not is_integer(num_prefix) or not 0 <= num_prefix < tokens.shape[1]:
+        raise ValueError(f"num_prefix={num_prefix!r} must leave patches of the {tokens.shape[1]} tokens.")
+    count = tokens.shape[1] - num_prefix
+    if not is_integer(keep) or not 1 <= keep <= count:
+        raise ValueError(f"keep={keep!r} must be an integer in 1 to {count}, the number of patches.")
+    return count
+
+
+def squared_norms(tokens: Tensor) -> Tensor:
+    """Squared lengths of the vectors in the last dimension."""
+    return tokens.square().sum(dim=-1)

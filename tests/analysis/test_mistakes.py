@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from picture_cases import PROCESSOR, noise_image
 from search_cases import make_images, make_searchable
+from theory import mixing_bound, pooling_loss
 
 from fatr_hf.analysis import (
     Analysis,
@@ -36,7 +37,14 @@ from fatr_hf.analysis import (
 from fatr_hf.analysis.crops import random_crops
 from fatr_hf.analysis.diagnosis import Diagnosis, diagnose, find, html_page, text_page
 from fatr_hf.analysis.image_trace import reduced_pixels, seen_pixels
-from fatr_hf.analysis.measures import column_mass, effective_rank, high_frequency_share, highest, mean_pairwise_cosine
+from fatr_hf.analysis.measures import (
+    column_mass,
+    effective_rank,
+    expected_random_energy,
+    high_frequency_share,
+    highest,
+    mean_pairwise_cosine,
+)
 from fatr_hf.analysis.schedule import Schedule
 from fatr_hf.analysis.schedule_search import (
     SearchResult,
@@ -49,7 +57,6 @@ from fatr_hf.analysis.schedule_search import (
     search_figure,
     search_schedules,
 )
-from fatr_hf.analysis.theory import expected_random_energy, mixing_bound, pooling_loss
 from fatr_hf.benchmark import Comparison as OtherComparison
 
 SCHEDULE = Schedule((1, 3), (0.5, 0.7), (2, 1))

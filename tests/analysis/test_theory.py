@@ -5,6 +5,7 @@ from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
+import theory
 import torch
 from theory_cases import (
     COUNT,
@@ -26,8 +27,7 @@ from theory_cases import (
     subsets,
 )
 
-from fatr_hf.analysis import theory
-from fatr_hf.analysis.measures import high_frequency_energy
+from fatr_hf.analysis.measures import expected_random_energy, high_frequency_energy
 from fatr_hf.modeling.frequency_attention import reweight_values
 from fatr_hf.modeling.token_reduction import (
     dense_layout,
@@ -255,7 +255,7 @@ def test_expected_energy_of_random_selection_is_exact(num_prefix, keep):
     kept = subsets(keep, COUNT - num_prefix)
     kept = torch.cat([torch.ones(len(kept), num_prefix, dtype=torch.bool), kept], dim=1)
     mean = subset_energies(TOKENS, kept).mean(dim=1)
-    assert_equal(theory.expected_random_energy(TOKENS, keep, num_prefix), mean, SIZES)
+    assert_equal(expected_random_energy(TOKENS, keep, num_prefix), mean, SIZES)
     if not num_prefix:
         assert_equal(mean, (keep - 1) / (COUNT - 1) * energy(TOKENS), SIZES)
 
@@ -284,7 +284,7 @@ def test_low_share_of_energy_beats_chance(keep):
     kept = subsets(keep)
     share = (theory.deviation_energies(TOKENS) @ (~kept).T.double()) / energy(TOKENS).clamp(min=1e-30)[:, None]
     is_low = share < keep / COUNT * (COUNT - keep) / (COUNT - 1) - 1e-9
-    chance = theory.expected_random_energy(TOKENS, keep)[:, None].expand_as(share)
+    chance = expected_random_energy(TOKENS, keep)[:, None].expand_as(share)
     is_varied = energy(TOKENS) > 1e-12 * SIZES
     is_low &= is_varied[:, None]
     assert is_low.any()
@@ -307,7 +307,7 @@ def test_column_means_can_keep_less_than_chance():
     attention[:, 3] = 0
     kept = attention.mean(dim=0).topk(keep).indices
     assert energy(tokens[:, kept]) == 0
-    assert theory.expected_random_energy(tokens, keep) > 0.5 * energy(tokens)
+    assert expected_random_energy(tokens, keep) > 0.5 * energy(tokens)
 
 
 @all_groups
@@ -412,7 +412,7 @@ def test_bad_input_is_refused():
         theory.pooling_loss(TOKENS[:1], torch.tensor([[-1] * COUNT]))
     for keep in (0, 10):
         with pytest.raises(ValueError, match=f"keep={keep} must be an integer in 1 to 9"):
-            theory.expected_random_energy(TOKENS, keep, num_prefix=1)
+            expected_random_energy(TOKENS, keep, num_prefix=1)
         with pytest.raises(ValueError, match=f"keep={keep} must be an integer in 1 to 9"):
             theory.random_energy_ceiling(TOKENS, torch.zeros(IMAGES, 9), keep, num_prefix=1)
 
@@ -424,4 +424,7 @@ def test_the_page_names_functions_and_tests_that_exist():
     checks = re.findall(r"^Checks: (.*?)\n\n", page + "\n\n", re.MULTILINE | re.DOTALL)
     names = re.findall(r"`(\w+)`", " ".join(checks))
     assert len(names) > 40
-    assert {name for name in names if f"def {name}(" not in tests and not hasattr(theory, name)} == {"reweight_values"}
+    assert {name for name in names if f"def {name}(" not in tests and not hasattr(theory, name)} == {
+        "reweight_values",
+        "expected_random_energy",
+    }

@@ -1,6 +1,7 @@
 """Section 3 of docs/theory.md: what replacing tokens changes in the output of attention."""
 
 import pytest
+import theory
 import torch
 from theory_cases import (
     COUNT,
@@ -20,8 +21,6 @@ from theory_cases import (
     subsets,
 )
 from torch import nn
-
-from fatr_hf.analysis import theory
 
 VALUES = TOKENS[:, None]  # of one head
 exponents = pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0], ids="exponent{}".format)

@@ -1,8 +1,8 @@
 """Memory stays as it is while inputs and reduction change; what would not stay is seen."""
 
 import pytest
+import soak
 
-from fatr_hf.benchmark import soak
 from fatr_hf.modeling import budget
 
 PASSES = 2 * 2 * 1 * len(soak.CHANGES)

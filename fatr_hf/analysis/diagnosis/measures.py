@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..measures import high_frequency_energy, widened
+from ..measures import expected_random_energy, high_frequency_energy, widened
 from ..model_measures import mass_kept
-from ..theory import expected_random_energy
 from ..trace import LayerTrace
 
 SINK_RATIO = 10.0

@@ -1,6 +1,6 @@
 """Many forward passes of one model whose inputs and reduction keep changing: does memory stay as it is?
 
-``python -m fatr_hf.benchmark.soak [PASSES]`` runs them on the CPU and prints what was in use after every tenth of them.
+``python tests/benchmark/soak.py [PASSES]`` runs them on the CPU and prints what was in use after every tenth of them.
 """
 
 import gc
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..modeling import FATRViTConfig, FATRViTForImageClassification, schedule_macs
+from fatr_hf.modeling import FATRViTConfig, FATRViTForImageClassification, schedule_macs
 
 IMAGE_SIZES, BATCH_SIZES, KEEP_RATIOS = (32, 48, 64), (1, 2, 3, 4), (0.5, 0.7, 0.9)
 

@@ -12,9 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..baselines.arguments import is_integer
-from ..modeling.token_reduction import pool_windows, take_tokens
-from .measures import high_frequency_energy, widened
+from fatr_hf.analysis.measures import (
+    checked_patch_count,
+    high_frequency_energy,
+    squared_norms,
+    widened,
+)
+from fatr_hf.modeling.token_reduction import pool_windows, take_tokens
 
 
 class GroupEnergy(NamedTuple):
@@ -194,29 +198,6 @@ def kept_energy_bound(tokens: Tensor, groups: Tensor) -> Tensor:
     return energy - loss.within - tokens.shape[1] / shortened_length * loss.multiplicity
 
 
-def expected_random_energy(tokens: Tensor, keep: int, num_prefix: int = 0) -> Tensor:
-    """The energy of prefix and kept patches, averaged over all choices of ``keep`` patches: exact (section 4).
-
-    Args:
-        tokens: (batch, prefix + patches, hidden).
-
-    Returns:
-        (batch,).
-
-    Raises:
-        ValueError: ``keep`` is not in 1 to the number of patches.
-    """
-    count = checked_patch_count(tokens, keep, num_prefix)
-    tokens = widened(tokens)
-    prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
-    variance = high_frequency_energy(patches) / max(count - 1, 1)
-    energy = variance * (keep - 1)
-    if num_prefix:
-        distance = squared_norms(prefix.mean(dim=1) - patches.mean(dim=1)) + variance * (1 / keep - 1 / count)
-        energy = energy + high_frequency_energy(prefix) + distance * num_prefix * keep / (num_prefix + keep)
-    return energy
-
-
 def random_energy_ceiling(tokens: Tensor, window_index: Tensor, keep: int, num_prefix: int = 0) -> Tensor:
     """An upper bound on the energy of prefix, kept patches and DC tokens, averaged over all choices (section 4).
 
@@ -237,21 +218,6 @@ def random_energy_ceiling(tokens: Tensor, window_index: Tensor, keep: int, num_p
     patches = energies[:, num_prefix:]
     dc_tokens = patches / group_sizes(window_index)
     return energies[:, :num_prefix].sum(dim=1) + (patches * keep / count + dc_tokens).sum(dim=1)
-
-
-def checked_patch_count(tokens: Tensor, keep: int, num_prefix: int) -> int:
-    """How many patches there are, if ``keep`` of them can be kept."""
-    if not is_integer(num_prefix) or not 0 <= num_prefix < tokens.shape[1]:
-        raise ValueError(f"num_prefix={num_prefix!r} must leave patches of the {tokens.shape[1]} tokens.")
-    count = tokens.shape[1] - num_prefix
-    if not is_integer(keep) or not 1 <= keep <= count:
-        raise ValueError(f"keep={keep!r} must be an integer in 1 to {count}, the number of patches.")
-    return count
-
-
-def squared_norms(tokens: Tensor) -> Tensor:
-    """Squared lengths of the vectors in the last dimension."""
-    return tokens.square().sum(dim=-1)
 
 
 def deviation_energies(tokens: Tensor) -> Tensor:
