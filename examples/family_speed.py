@@ -1,6 +1,7 @@
 """Speed of the families at the shapes of well-known checkpoints, with random weights, beside the stock models.
 
-In every round each contestant runs in turn; printed is the median over the rounds of the ratio to stock's time.
+In every round each contestant runs in turn; printed is the median over the rounds of the ratio to stock's time. ToMe at
+FATR's multiply-accumulates and truncation, the upper bound for its token counts, are fused copies.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 import fatr_hf
+from fatr_hf.baselines.matched import build_rival
 from fatr_hf.modeling import schedule_macs
 from fatr_hf.modeling.budget import with_keep_ratio
 from fatr_hf.programs import run_program
@@ -71,7 +73,8 @@ def measure(name: str, arguments: argparse.Namespace) -> str:
     pixel_values = torch.randn(arguments.batch_size, 3, size, size, dtype=dtype, device=device)
     reduced = fatr_hf.convert(stock, keep_ratio=arguments.keep_ratio)
     unreduced = fatr_hf.convert(stock, keep_ratio=1.0)
-    contestants = {"off": unreduced.fuse(), "FATR": reduced, "FATR, fused": reduced.fuse()}
+    rivals = {name: build_rival(reduced, name).fuse() for name in ("tome", "truncation")}
+    contestants = {"off": unreduced.fuse(), "FATR": reduced, "FATR, fused": reduced.fuse(), **rivals}
     for model in (stock, *contestants.values()):
         model(pixel_values)
     ratios: dict[str, list[float]] = {key: [] for key in contestants}
@@ -98,7 +101,8 @@ def main() -> None:
     for name in ("batch_size", "rounds"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} {getattr(arguments, name)} must be at least 1.")
-    print("| shape | tokens | multiply-accumulates | off, fused | FATR | FATR, fused |\n|---|---|---|---|---|---|")
+    columns = ("shape", "tokens", "multiply-accumulates", "off, fused", "FATR", "FATR, fused", "ToMe", "truncation")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in arguments.shapes:
         print(measure(name, arguments), flush=True)
 

@@ -21,7 +21,7 @@ Prints the model card of a saved FATR model, or writes it.
 def run(
     model: ModelName,
     output: Annotated[Path | None, option("File for the card. [prints it]")] = None,
-    force: Annotated[bool, option("Replace a file that is there.", "--force")] = False,
+    force: Annotated[bool, option("Replace an existing file.", "--force")] = False,
     repo_id: Annotated[str | None, option("Where the model is published. [MODEL, if it is no folder]")] = None,
     license: Annotated[str | None, option("The Hub's identifier of the weights' license. [unknown]")] = None,
     base_model: Annotated[str | None, option("Hub name of the checkpoint that it was fine-tuned from.")] = None,

@@ -1,4 +1,4 @@
-"""Proof that a saved folder gives the trained model wherever transformers is, without this package."""
+"""Proof that transformers loads the trained model from a saved folder, without this package."""
 
 import io
 import json

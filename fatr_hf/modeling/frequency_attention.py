@@ -74,7 +74,7 @@ def attend(
         scaling: factor of the logits.
         selection: one of ``SELECTIONS`` in a layer that reduces, None elsewhere.
         dropout: attention dropout; the scores are those of the map before it.
-        score_implementation: one of ``SCORE_IMPLEMENTATIONS`` for the column means; by default the best that is there.
+        score_implementation: one of ``SCORE_IMPLEMENTATIONS`` for the column means; by default the best available.
 
     Raises:
         ValueError: an implementation that is unknown or cannot serve here.

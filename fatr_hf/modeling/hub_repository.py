@@ -118,7 +118,7 @@ class HubRepositoryMixin(PreTrainedModel):
         model_card: ModelCard | None = None,
         **kwargs: Any,
     ) -> None:
-        """Saves weights, configuration, code and model card: the folder loads wherever transformers is.
+        """Saves weights, configuration, code and model card: transformers alone loads the folder.
 
         Args:
             save_directory: created where needed.
