@@ -35,7 +35,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from fatr_hf.analysis import Batch, batches, to_batch
-from fatr_hf.analysis.figure_files import require_matplotlib
+from fatr_hf.analysis.figure_files import check_matplotlib
 from fatr_hf.analysis.images import class_numbers
 from fatr_hf.analysis.outputs import judge, model_output
 from fatr_hf.analysis.schedule_search.study import digest
@@ -43,7 +43,7 @@ from fatr_hf.benchmark import choose_device
 from fatr_hf.benchmark.contestants import TRAINED_PARAMETERS
 from fatr_hf.benchmark.report import format_macs
 from fatr_hf.hub.checkpoints import find_image_processor, read_config
-from fatr_hf.hub.load import quiet_loading, reduced_class, require_processor, size_of_images
+from fatr_hf.hub.load import check_has_processor, quiet_loading, reduced_class, size_of_images
 from fatr_hf.modeling import LayerPlan, schedule_macs
 from fatr_hf.modeling.reduction_config import SELECTIONS, ReductionConfig
 from fatr_hf.programs import run_program
@@ -106,7 +106,7 @@ class Measured(NamedTuple):
 
 def ablate(arguments: argparse.Namespace) -> str:
     """All steps; the text of the tables."""
-    require_matplotlib()
+    check_matplotlib()
     models = load_models(arguments.model, arguments.keep_ratio)
     config = models[STOCK].config
     images = read_batch(arguments, class_numbers(config))
@@ -176,7 +176,7 @@ def read_batch(arguments: argparse.Namespace, label2id: Mapping[str, int]) -> Ba
         print(f"Note: {note}")
     if len(images) < LEAST_IMAGES:
         raise ValueError(f"--dataset {arguments.dataset} has {len(images)} test images, and {LEAST_IMAGES} are needed.")
-    return to_batch(images, require_processor(find_image_processor(arguments.model)), label2id)
+    return to_batch(images, check_has_processor(find_image_processor(arguments.model)), label2id)
 
 
 def plan(config: ReductionConfig, weights: Collection[str]) -> list[Setting]:

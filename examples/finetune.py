@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from finetune_arguments import DataArguments, FineTuningArguments, ModelArguments, parse_arguments, result_arguments
-from finetune_base import fetch_base, new_base, reduced_model, refuse_other_classes
+from finetune_base import check_same_classes, fetch_base, new_base, reduced_model
 from finetune_data import describe, load_data
 from transformers import (
     AutoConfig,
@@ -33,7 +33,7 @@ from transformers import (
 from fatr_hf.benchmark import ModelCost, compare_throughput, count_macs, results_table
 from fatr_hf.hub.clean_process import predict_classes
 from fatr_hf.hub.errors import ProofError
-from fatr_hf.hub.publish import publish_folder, require_access
+from fatr_hf.hub.publish import check_access, publish_folder
 from fatr_hf.hub.verify import classify_without_package, plain_pictures
 from fatr_hf.images import check_processor
 from fatr_hf.modeling import admissible_keep_ratios, budget_table, build_model_card
@@ -45,7 +45,7 @@ from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWar
 from fatr_hf.training.labels import spread_rows
 from fatr_hf.training.metrics import classification_metrics
 from fatr_hf.training.preprocessing import MixingCollator, ReproducibleImages, collate, image_transform
-from fatr_hf.training.processes import refuse_float16_on_cpu, refuse_small_data
+from fatr_hf.training.processes import check_data_size, check_float16
 from fatr_hf.training.reduction_log import ReductionLogCallback
 from fatr_hf.training.run_folder import check_run_folder, claim_run_folder, last_checkpoint, write_folder, write_json
 from fatr_hf.training.trainer import FATRTrainer
@@ -94,18 +94,18 @@ class FineTuning:
         self.folder = Path(str(arguments.output_dir))
         self.publish_to = arguments.hub_model_id if arguments.push_to_hub else None
         if arguments.push_to_hub:
-            require_access(arguments.hub_model_id)
+            check_access(arguments.hub_model_id)
             # The finished folder is published in one commit, not checkpoint by checkpoint.
             arguments.push_to_hub = False
-        refuse_float16_on_cpu(arguments)
+        check_float16(arguments)
         self.record = result_arguments(model_arguments, data_arguments, augmentation, arguments)
         self.resumes = wants_resume(arguments.resume_from_checkpoint)
         check_run_folder(self.folder, self.record, self.resumes, arguments.overwrite_output_dir)
         self.has_base = not arguments.overwrite_output_dir and (self.folder / "base" / "config.json").exists()
         with arguments.main_process_first(local=False, desc="reading the images"):
             self.data = load_data(data_arguments, arguments.seed)
-        refuse_small_data(len(self.data.train), arguments)
-        self.refuse_bad_options()
+        check_data_size(len(self.data.train), arguments)
+        self.check_options()
         self.say(describe(self.data))
 
     def say(self, words: str) -> None:
@@ -119,7 +119,7 @@ class FineTuning:
             if self.arguments.process_index == 0:
                 claim_run_folder(self.folder, self.record, self.resumes, self.arguments.overwrite_output_dir)
 
-    def refuse_bad_options(self) -> None:
+    def check_options(self) -> None:
         """Raises a ValueError for what would otherwise be refused when the unreduced model has been trained."""
         options, names = self.arguments, self.data.label_names
         keep_ratio_callbacks(options)
@@ -139,7 +139,7 @@ class FineTuning:
             raise ValueError("--teacher ema is the average of the weights: it needs --ema_decay, such as 0.9998.")
         if options.teacher not in ("start", "ema"):
             config = AutoConfig.from_pretrained(options.teacher, revision=options.teacher_revision)
-            refuse_other_classes(config, names, f"--teacher {options.teacher}", self.data.name)
+            check_same_classes(config, names, f"--teacher {options.teacher}", self.data.name)
 
     def prepare_base(self) -> None:
         """Writes the unreduced model to ``base/``, with its image processor, unless it is there."""

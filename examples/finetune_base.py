@@ -170,7 +170,7 @@ def base_processor(options: ModelArguments, config: Any) -> BaseImageProcessor:
     return processor if options.image_size is None else resize_processor(processor, (height, width))
 
 
-def refuse_other_classes(config: PreTrainedConfig, names: Sequence[str], teacher: str, dataset: str) -> None:
+def check_same_classes(config: PreTrainedConfig, names: Sequence[str], teacher: str, dataset: str) -> None:
     """Raises a ValueError for a teacher that does not have the classes of a data set in their order."""
     if config.num_labels != len(names):
         raise ValueError(

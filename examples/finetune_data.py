@@ -41,7 +41,7 @@ def load_data(options: DataArguments, seed: int) -> ImageData:
         )
     chosen = replace(data, train=train, test=test)
     if not options.allow_untested_classes:
-        refuse_untested_classes(chosen)
+        check_tested_classes(chosen)
     return chosen
 
 
@@ -57,7 +57,7 @@ def describe(data: ImageData) -> str:
     return "\n".join([f"{read} ({first_few(names)}).", *(f"Note: {note}" for note in data.notes)])
 
 
-def refuse_untested_classes(data: ImageData) -> None:
+def check_tested_classes(data: ImageData) -> None:
     """Raises a ValueError for classes that are trained on and not tested."""
     untested = sorted({*data.train["labels"]} - {*data.test["labels"]})
     if untested:

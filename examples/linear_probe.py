@@ -23,7 +23,7 @@ from transformers import AutoImageProcessor
 
 from fatr_hf.baselines.rival import UNREDUCED
 from fatr_hf.benchmark import choose_device
-from fatr_hf.hub.convert import require_free
+from fatr_hf.hub.convert import check_free
 from fatr_hf.hub.load import quiet_loading, size_of_images
 from fatr_hf.images import check_processor
 from fatr_hf.programs import run_program
@@ -52,7 +52,7 @@ def main() -> None:
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             parser.error(f"--{name} {value} must be above 0.")
-    require_free(arguments.output_dir)
+    check_free(arguments.output_dir)
     data = load_image_data(arguments.dataset)
     for note in data.notes:
         print(f"Note: {note}")

@@ -167,7 +167,7 @@ def serve(
         parts = []
         for batch in islice(batches, len(shard.batches(arguments.batch_size))):
             if arguments.strict:
-                refuse_broken(batch)
+                check_unbroken(batch)
             columns = {} if batch.pixel_values is None else predict(model, batch.pixel_values, arguments.top_k)
             parts.append(to_table(batch, columns, schema))
         claim()
@@ -175,7 +175,7 @@ def serve(
         print(f"{shard.path.name}: images {shard.first} to {shard.end - 1}", flush=True)
 
 
-def refuse_broken(batch: Batch) -> None:
+def check_unbroken(batch: Batch) -> None:
     """Raises a ValueError for the first picture of a batch that cannot be read."""
     for place, name, error in zip(batch.places, batch.names, batch.errors, strict=True):
         if error is not None:

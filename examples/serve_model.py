@@ -6,7 +6,7 @@ from typing import Any
 from transformers import BaseImageProcessor
 
 from fatr_hf.hub.checkpoints import is_fatr, read_config
-from fatr_hf.hub.load import load_reduced, require_processor
+from fatr_hf.hub.load import check_has_processor, load_reduced
 
 UNREDUCED: dict[str, Any] = {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
 
@@ -36,4 +36,4 @@ def load_chosen(arguments: argparse.Namespace) -> tuple[Any, BaseImageProcessor]
     elif arguments.macs is None and not is_fatr(read_config(arguments.model, arguments.revision)):
         reduction = UNREDUCED
     model, processor = load_reduced(arguments.model, revision=arguments.revision, **reduction)
-    return model if arguments.macs is None else model.for_budget(macs=arguments.macs), require_processor(processor)
+    return model if arguments.macs is None else model.for_budget(macs=arguments.macs), check_has_processor(processor)

@@ -13,7 +13,7 @@ from transformers import BaseImageProcessor
 
 from fatr_hf.benchmark.machine import choose_device
 from fatr_hf.hub.checkpoints import read_config
-from fatr_hf.hub.load import load_reduced, require_processor
+from fatr_hf.hub.load import check_has_processor, load_reduced
 from fatr_hf.modeling.budget import admissible_keep_ratios
 from fatr_hf.modeling.fused_inference import shared_copy
 from fatr_hf.modeling.reduction_config import ReductionConfig, preset_fields
@@ -74,7 +74,7 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> L
         name=name,
         model=model,
         unreduced=with_reduction(model, keep_ratio=1.0),
-        processor=require_processor(processor),
+        processor=check_has_processor(processor),
         presets={"as saved" if is_saved else "paper": own} | ({"local": local} if allows(model, local) else {}),
         window_choices=window_choices(model, (own.dc_windows, local.dc_windows)),
         least_keep_ratio=max(LEAST_KEEP_RATIO, ratios[0]),

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import reading, require_kind, several
+from ..baselines.arguments import check_kind, reading, several
 from .model_inputs import model_batches
 from .model_measures import LAYER_MEASURES, MEASURES, STATE_MEASURES
-from .trace import LayerTrace, require_traceable, trace
+from .trace import LayerTrace, check_traceable, trace
 
 Key = tuple[str, int]
 """A measure's name and a layer; for a state measure the layer that the tokens enter, one more for the output."""
@@ -176,7 +176,7 @@ def choose_measures(model: PreTrainedModel, measures: Sequence[str] | None) -> t
         ValueError: an unknown measure, one that needs an attention map where there is none, or a model that cannot be
             traced.
     """
-    require_traceable(model)
+    check_traceable(model)
     eager = model.config._attn_implementation == "eager"
     impossible = [name for name, each in LAYER_MEASURES.items() if each.needs_attention and not eager]
     if measures is None:
@@ -235,7 +235,7 @@ def label_of(measure: str) -> str:
 
 def analysis_table(analysis: Analysis) -> str:
     """A Markdown table of all measures of one number, a row for each layer; curves are left to figures."""
-    require_kind("analysis", analysis, Analysis, "what analyze gave")
+    check_kind("analysis", analysis, Analysis, "what analyze gave")
     names = [name for name in analysis.measures if MEASURES[name].points is None]
     lines = ["| " + " | ".join(["layer", "tokens", *(name.replace("_", " ") for name in names)]) + " |"]
     lines.append("|" + "---|" * (len(names) + 2))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .figure_files import require_figure_file, require_resolution, whole_file
+from .figure_files import check_figure_file, check_resolution, whole_file
 from .image_trace import ImageTrace, PatchMap, reduced_pixels
 from .pictures import KEPT_CAPTION, choose_layers, draw_input, draw_kept, draw_patches, flowing_panels, kept_title
 
@@ -22,14 +22,14 @@ HOLD_FRAMES = 5
 """Frames for which that, and the input, stay; the last one stays twice as long."""
 
 
-def require_animation_file(path: str | Path) -> None:
+def check_animation_file(path: str | Path) -> None:
     """Checks, before anything is computed, that an animation can be written.
 
     Raises:
-        ValueError: what ``require_figure_file`` refuses, or an MP4 without ffmpeg.
+        ValueError: what ``check_figure_file`` refuses, or an MP4 without ffmpeg.
         ImportError: matplotlib is not installed.
     """
-    require_figure_file(path, FORMATS)
+    check_figure_file(path, FORMATS)
     from matplotlib.animation import FFMpegWriter
 
     if Path(path).suffix == ".mp4" and not FFMpegWriter.isAvailable():
@@ -48,11 +48,11 @@ def save_animation(
         dpi: pixels an inch; a panel's longer side is about 2.3 inches.
 
     Raises:
-        ValueError, ImportError: as for ``require_animation_file`` and ``pictures.plot_grid``; a resolution out of
+        ValueError, ImportError: as for ``check_animation_file`` and ``pictures.plot_grid``; a resolution out of
             range.
     """
-    require_animation_file(path)
-    require_resolution(dpi)
+    check_animation_file(path)
+    check_resolution(dpi)
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
     numbers = choose_layers(images, layers)

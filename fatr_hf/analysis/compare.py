@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import reading, require_kind, several
+from ..baselines.arguments import check_kind, reading, several
 from ..baselines.macs import count_macs
 from .analyze import Analysis, Moments, RunningAnalysis, choose_measures
-from .model_inputs import model_batches, require_finite, without_class
+from .model_inputs import check_finite, model_batches, without_class
 from .names import table_text
 from .outputs import judge, model_output
 
@@ -108,11 +108,11 @@ def compare(
         ValueError: no models, outputs of different sizes, outputs of the first model that are not finite, or what
             ``analyze`` refuses.
     """
-    require_kind("models", models, Mapping, "a mapping from names to models, such as {'FATR': model}")
+    check_kind("models", models, Mapping, "a mapping from names to models, such as {'FATR': model}")
     if not models:
         raise ValueError("There are no models to compare: give at least one.")
     for name in models:
-        require_kind("the name of a model", name, str, "text")
+        check_kind("the name of a model", name, str, "text")
     measures = None if measures is None else several("measures", measures)
     allowed = [choose_measures(model, measures) for model in models.values()]
     measures = [name for name in allowed[0] if all(name in others for others in allowed)]
@@ -120,10 +120,10 @@ def compare(
     analyses = {name: RunningAnalysis(measures) for name in models}
     moments: dict[str, dict[str, Moments]] = {name: {} for name in models}
     for batch in model_batches(reference, data, batch_size):
-        expected = require_finite(reference, model_output(reference, batch.pixel_values))
+        expected = check_finite(reference, model_output(reference, batch.pixel_values))
         for name, model in models.items():
             output = model_output(model, batch.pixel_values)
-            require_same_outputs(name, output, expected)
+            check_same_outputs(name, output, expected)
             for question, values in judge(model, batch, output, expected).items():
                 new, known = Moments.of(values), moments[name]
                 known[question] = known[question].merge(new) if question in known else new
@@ -141,7 +141,7 @@ def compare(
     )
 
 
-def require_same_outputs(name: str, output: Tensor, expected: Tensor) -> None:
+def check_same_outputs(name: str, output: Tensor, expected: Tensor) -> None:
     """Raises a ValueError for outputs of another size than the first model's."""
     if output.shape != expected.shape:
         raise ValueError(
@@ -161,7 +161,7 @@ def comparison_table(comparison: Comparison) -> str:
 
     Below it stands how many images the answers leave out, if any.
     """
-    require_kind("comparison", comparison, Comparison, "what fatr_hf.analysis.compare gave")
+    check_kind("comparison", comparison, Comparison, "what fatr_hf.analysis.compare gave")
     contenders = comparison.contenders
     questions = list(dict.fromkeys(question for each in contenders for question in each.answers))
     states = [

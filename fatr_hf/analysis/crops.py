@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..baselines.arguments import require_integer, require_kind
+from ..baselines.arguments import check_integer, check_kind
 from .images import NamedImage
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def random_crops(images: Sequence[NamedImage], count: int, seed: int = 0) -> lis
     Raises:
         ValueError: a count that is no integer of at least 1, or pictures without names.
     """
-    require_integer("crops", count, least=1)
+    check_integer("crops", count, least=1)
     generator, crops = random.Random(seed), []
     for image in images:
-        require_kind("an image", image, NamedImage, "a NamedImage, as load_images gives them")
+        check_kind("an image", image, NamedImage, "a NamedImage, as load_images gives them")
         crops += [image._replace(picture=random_crop(image.picture, generator)) for _ in range(count)]
     return crops
 

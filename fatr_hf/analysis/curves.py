@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from ..baselines.arguments import require_kind, several
+from ..baselines.arguments import check_kind, several
 from .analyze import Analysis, Row
 from .compare import Comparison
-from .figure_files import require_matplotlib
+from .figure_files import check_matplotlib
 from .model_inputs import without_class
 from .model_measures import MASS_SHARES, MEASURES
 from .names import figure_text
@@ -52,7 +52,7 @@ def collapse_figure(analyses: Mapping[str, Analysis], measures: Sequence[str] = 
         ValueError: a measure that there is not, or is a curve; none that was taken; or no mapping of analyses.
         ImportError: matplotlib is not installed.
     """
-    require_analyses(analyses)
+    check_analyses(analyses)
     for name in several("measures", measures):
         if name not in MEASURES or MEASURES[name].points is not None:
             single = [name for name, each in MEASURES.items() if each.points is None]
@@ -72,7 +72,7 @@ def collapse_figure(analyses: Mapping[str, Analysis], measures: Sequence[str] = 
 
 def comparison_figure(comparison: Comparison) -> "Figure":
     """``collapse_figure`` of the models that were compared."""
-    require_kind("comparison", comparison, Comparison, "what fatr_hf.analysis.compare gave")
+    check_kind("comparison", comparison, Comparison, "what fatr_hf.analysis.compare gave")
     return collapse_figure(comparison.analyses)
 
 
@@ -83,7 +83,7 @@ def spectrum_figure(analyses: Mapping[str, Analysis]) -> "Figure":
         ValueError: a model whose spectrum was not measured, or no mapping of analyses.
         ImportError: matplotlib is not installed.
     """
-    require_measures(analyses, ["spectrum"])
+    check_measures(analyses, ["spectrum"])
     figure, axes = new_figure(len(analyses) + 1)
     for panel, (model, analysis) in zip(axes[:-1], analyses.items(), strict=True):
         draw_spectra(panel, analysis, "spectrum")
@@ -103,7 +103,7 @@ def token_kinds_figure(analysis: Analysis) -> "Figure":
         ValueError: the measures of attention were not taken.
         ImportError: matplotlib is not installed.
     """
-    require_measures({"the model": analysis}, ["spectrum_high", "spectrum_low", *DC_MEASURES[:2]])
+    check_measures({"the model": analysis}, ["spectrum_high", "spectrum_low", *DC_MEASURES[:2]])
     figure, (spectra, gaps, likeness) = new_figure(3)
     for style, kind in zip(line_styles(2), ("high", "low"), strict=True):
         rows = analysis.select(f"spectrum_{kind}")
@@ -130,7 +130,7 @@ def attention_figure(analysis: Analysis) -> "Figure":
         ValueError: the measures of attention were not taken.
         ImportError: matplotlib is not installed.
     """
-    require_measures({"the model": analysis}, ["attention_entropy", "column_mass"])
+    check_measures({"the model": analysis}, ["attention_entropy", "column_mass"])
     overlaps = analysis.select("selection_overlap")
     figure, axes = new_figure(3 if overlaps else 2)
     [style] = line_styles(1)
@@ -182,7 +182,7 @@ def noise_figure(rows: Sequence[Row], measure: str = "agreement") -> "Figure":
 
 def analysis_figures(analysis: Analysis, name: str = "model") -> "dict[str, Figure]":
     """All figures that an analysis holds the measures for, by name; ``name`` is the model's."""
-    require_kind("analysis", analysis, Analysis, "what analyze gave")
+    check_kind("analysis", analysis, Analysis, "what analyze gave")
     figures = {}
     if analysis.select("spectrum"):
         figures["spectrum"] = spectrum_figure({name: analysis})
@@ -201,7 +201,7 @@ def new_figure(panels: int) -> "tuple[Figure, list[Axes]]":
     Raises:
         ImportError: matplotlib is not installed.
     """
-    require_matplotlib()
+    check_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -255,18 +255,18 @@ def free_ticks(panel: "Axes") -> None:
     panel.xaxis.set_major_locator(AutoLocator())
 
 
-def require_analyses(analyses: Mapping[str, Analysis]) -> None:
+def check_analyses(analyses: Mapping[str, Analysis]) -> None:
     """Raises a ValueError for what is no mapping from names to analyses, or an empty one."""
-    require_kind("analyses", analyses, Mapping, "a mapping from names to analyses, such as {'FATR': analysis}")
+    check_kind("analyses", analyses, Mapping, "a mapping from names to analyses, such as {'FATR': analysis}")
     if not analyses:
         raise ValueError("There are no analyses to draw: give at least one.")
     for analysis in analyses.values():
-        require_kind("an analysis", analysis, Analysis, "what analyze gave")
+        check_kind("an analysis", analysis, Analysis, "what analyze gave")
 
 
-def require_measures(analyses: Mapping[str, Analysis], measures: Iterable[str]) -> None:
+def check_measures(analyses: Mapping[str, Analysis], measures: Iterable[str]) -> None:
     """Raises a ValueError where a measure is missing, or for what are no analyses."""
-    require_analyses(analyses)
+    check_analyses(analyses)
     for model, analysis in analyses.items():
         for name in measures:
             if not analysis.select(name):

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ..baselines.arguments import described, is_number, require_kind
+from ..baselines.arguments import check_kind, described, is_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ LEAST_DPI, MOST_DPI = 10, 2400
 """Pixels an inch that figures can have."""
 
 
-def require_figure_file(path: str | Path, formats: Sequence[str] = FORMATS) -> None:
+def check_figure_file(path: str | Path, formats: Sequence[str] = FORMATS) -> None:
     """Checks, before anything is computed, that a figure can be written.
 
     Args:
@@ -37,16 +37,16 @@ def require_figure_file(path: str | Path, formats: Sequence[str] = FORMATS) -> N
         raise ValueError(f"{path} cannot be written: its name must end in one of {', '.join(formats)}.")
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}.")
-    require_matplotlib()
+    check_matplotlib()
 
 
-def require_resolution(dpi: float) -> None:
+def check_resolution(dpi: float) -> None:
     """Raises a ValueError for pixels an inch with which no letter could be read, or no memory would suffice."""
     if not is_number(dpi) or not LEAST_DPI <= dpi <= MOST_DPI:
         raise ValueError(f"dpi={described(dpi)} must be a number of pixels an inch from {LEAST_DPI} to {MOST_DPI}.")
 
 
-def require_matplotlib() -> None:
+def check_matplotlib() -> None:
     """Raises an ImportError in words where matplotlib is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
@@ -61,13 +61,13 @@ def save_figure(figure: "Figure", path: str | Path, dpi: float = 150) -> None:
         dpi: pixels an inch of a PNG, and of pictures inside an SVG or PDF.
 
     Raises:
-        ValueError: what is no figure, a resolution out of range, or what ``require_figure_file`` refuses.
+        ValueError: what is no figure, a resolution out of range, or what ``check_figure_file`` refuses.
     """
-    require_figure_file(path)
+    check_figure_file(path)
     from matplotlib.figure import Figure
 
-    require_kind("figure", figure, Figure, "a matplotlib.figure.Figure")
-    require_resolution(dpi)
+    check_kind("figure", figure, Figure, "a matplotlib.figure.Figure")
+    check_resolution(dpi)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=dpi)
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import described, require_fatr, require_kind, several
+from ..baselines.arguments import check_fatr, check_kind, described, several
 from ..baselines.matched import matched_rivals, rival_names
 from ..modeling.reduction_model import ReductionModel
 from .images import NamedImage, to_batch
-from .trace import LayerTrace, require_traceable, trace
+from .trace import LayerTrace, check_traceable, trace
 
 RIVALS = {"random": "random", "evit": "EViT", "tome": "ToMe", "pooling": "pooling"}
 """Names of ``matched_rivals`` that reduce, and how pictures name them."""
@@ -75,8 +75,8 @@ def trace_image(model: PreTrainedModel, image: NamedImage, processor: Any) -> Im
     Raises:
         ValueError: a model that cannot be traced, a picture without a name, or what is no image processor.
     """
-    require_traceable(model)
-    require_kind("image", image, NamedImage, "a NamedImage, such as load_images(path)[0]")
+    check_traceable(model)
+    check_kind("image", image, NamedImage, "a NamedImage, such as load_images(path)[0]")
     if not callable(processor) or isinstance(processor, torch.nn.Module):
         raise ValueError(f"processor must be the model's image processor, not {described(processor)}.")
     pixel_values = to_batch([image], processor).pixel_values
@@ -95,7 +95,7 @@ def trace_rivals(
     Raises:
         ValueError: an unknown name, or a model that cannot be traced.
     """
-    require_fatr(model, "given rivals")
+    check_fatr(model, "given rivals")
     if names is None:
         names = [name for name in RIVALS if name in rival_names(model.config)]
     for name in several("names", names):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import described, require_integer, require_kind
+from ..baselines.arguments import check_integer, check_kind, described
 from ..baselines.rival import Rival
 from .images import Batch, batches
 
@@ -27,10 +27,10 @@ def model_batches(model: PreTrainedModel, data: Any, batch_size: int) -> Iterato
     Raises:
         ValueError: no images, pixel values or labels that the model cannot take, or images of several sizes.
     """
-    require_integer("batch_size", batch_size, least=1)
+    check_integer("batch_size", batch_size, least=1)
     first = None
     for batch in batches(data, batch_size):
-        require_pixels(model, batch.pixel_values)
+        check_pixels(model, batch.pixel_values)
         shape = tuple(batch.pixel_values.shape[1:])
         first = first or shape
         if shape != first:
@@ -38,10 +38,10 @@ def model_batches(model: PreTrainedModel, data: Any, batch_size: int) -> Iterato
         yield Batch(batch.pixel_values, class_numbers(model, batch))
 
 
-def require_pixels(model: PreTrainedModel, pixel_values: Any) -> None:
+def check_pixels(model: PreTrainedModel, pixel_values: Any) -> None:
     """Raises a ValueError for what is no tensor (images, channels, height, width) as a processor makes it."""
     wanted = "(images, channels, height, width)"
-    require_kind("pixel_values", pixel_values, Tensor, f"a tensor {wanted}")
+    check_kind("pixel_values", pixel_values, Tensor, f"a tensor {wanted}")
     shape, channels = tuple(pixel_values.shape), getattr(model.config, "num_channels", None)
     if len(shape) != 4 or not shape[0]:
         advice = ": of a single picture give pixel_values[None]" if len(shape) == 3 else ""
@@ -69,7 +69,7 @@ def class_numbers(model: PreTrainedModel, batch: Batch) -> Tensor | None:
     labels, images = batch.labels, len(batch.pixel_values)
     if labels is None or not is_classifier(model):
         return None
-    require_kind("labels", labels, Tensor, f"a tensor (images,) of class numbers, here of {images}")
+    check_kind("labels", labels, Tensor, f"a tensor (images,) of class numbers, here of {images}")
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.shape != (images,) or not whole:
         raise ValueError(
@@ -87,7 +87,7 @@ def class_numbers(model: PreTrainedModel, batch: Batch) -> Tensor | None:
     return labels.masked_fill(without, -1)
 
 
-def require_finite(model: PreTrainedModel, output: Tensor) -> Tensor:
+def check_finite(model: PreTrainedModel, output: Tensor) -> Tensor:
     """A model's output, if all of it is finite.
 
     Raises:

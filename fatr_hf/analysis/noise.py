@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import described, is_number, require_layers, some
+from ..baselines.arguments import check_layers, described, is_number, some
 from .analyze import Moments, Row, to_row
 from .images import Batch
 from .measures import widened
 from .model_inputs import model_batches
 from .model_measures import HIGH_SHARE, chosen_patches
 from .outputs import judge, model_output
-from .trace import LayerTrace, require_traceable, trace
+from .trace import LayerTrace, check_traceable, trace
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -53,9 +53,9 @@ def noise_sensitivity(
         ValueError: a layer that there is not, a share or scale out of range, a model without attention maps or that
             cannot be traced, or data that it cannot take.
     """
-    require_traceable(model)
+    check_traceable(model)
     depth = len(transformer_layers(model))
-    layers = range(depth) if layers is None else require_layers("layers", layers, depth)
+    layers = range(depth) if layers is None else check_layers("layers", layers, depth)
     if not is_number(share) or not 0 < share < 1:
         raise ValueError(f"share={described(share)} must lie between 0 and 1, both excluded.")
     scales = some("scales", scales)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ..modeling.token_plan import LayerPlan
 from .images import Batch
 from .measures import widened
-from .model_inputs import class_numbers, is_classifier, require_pixels
+from .model_inputs import check_pixels, class_numbers, is_classifier
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def model_output(model: PreTrainedModel, pixel_values: Tensor, plan: Sequence[La
     Raises:
         ValueError: what is no tensor of pixel values for this model.
     """
-    require_pixels(model, pixel_values)
+    check_pixels(model, pixel_values)
     options = {} if plan is None else {"plan": plan}
     outputs: Any = model(pixel_values.to(model.device, model.dtype), **options)
     for name in ("logits", "pooler_output"):

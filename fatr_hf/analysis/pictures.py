@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..baselines.arguments import described, require_kind, require_layers
+from ..baselines.arguments import check_kind, check_layers, described
 from ..images import printable
-from .figure_files import require_matplotlib
+from .figure_files import check_matplotlib
 from .image_trace import ImageTrace, Lines, PatchMap, boundaries, hatching, reduced_pixels, token_boundaries
 from .names import figure_text
 
@@ -58,13 +58,13 @@ def choose_layers(images: Sequence[ImageTrace], layers: Sequence[int] | None) ->
     if isinstance(images, ImageTrace) or not isinstance(images, Sequence):
         raise ValueError(f"images must be a list, not {described(images)}: put a single image into brackets.")
     for image in images:
-        require_kind("an image", image, ImageTrace, "what trace_image gave, or one of what trace_rivals gave")
+        check_kind("an image", image, ImageTrace, "what trace_image gave, or one of what trace_rivals gave")
     if layers is None:
         layers = [each.layer for each in images[0].layers if each.tokens_out < each.tokens_in]
         if not layers:
             raise ValueError("No layer of this model reduces its tokens: name the layers to show.")
     depth = min(len(image.layers) for image in images)
-    return list(require_layers("layers", layers, depth))
+    return list(check_layers("layers", layers, depth))
 
 
 def plot_kept(image: ImageTrace, layers: Sequence[int] | None = None) -> "Figure":
@@ -229,7 +229,7 @@ def new_panels(images: Sequence[ImageTrace], columns: int, caption: str) -> tupl
     Raises:
         ImportError: matplotlib is not installed.
     """
-    require_matplotlib()
+    check_matplotlib()
     from matplotlib.figure import Figure
 
     sizes = [panel_size(image) for image in images]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import require_model
+from ..baselines.arguments import check_model
 from ..baselines.rival import Rival
 from ..modeling.fused_inference import is_fused
 from ..modeling.positions import rotary_rows
@@ -20,7 +20,7 @@ from ..modeling.reduction_model import ReductionModel
 from ..modeling.token_plan import LayerPlan
 from ..modeling.token_reduction import TokenLayout, take_tokens, token_sources
 from .measures import widened
-from .model_inputs import require_pixels
+from .model_inputs import check_pixels
 
 
 class TokenState(NamedTuple):
@@ -96,8 +96,8 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
         ValueError: a model that is in training, fused, or not a vision transformer over a grid of patches; or pixel
             values that are not such a tensor.
     """
-    require_traceable(model)
-    require_pixels(model, pixel_values)
+    check_traceable(model)
+    check_pixels(model, pixel_values)
     pixel_values = pixel_values.to(model.device, model.dtype)
     if isinstance(model, Rival):
         return trace_plan(model.model, pixel_values, model.plan_for(pixel_values))
@@ -106,10 +106,10 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
     return trace_unreduced(model, pixel_values)
 
 
-def require_traceable(model: PreTrainedModel) -> None:
+def check_traceable(model: PreTrainedModel) -> None:
     """Raises a ValueError for what is no model of transformers over patches, is wrapped, in training or fused."""
-    require_model(model)
-    require_patch_size(model.config)
+    check_model(model)
+    check_patch_size(model.config)
     if model.training:
         raise ValueError("A model in training mode cannot be analysed: call model.eval() first.")
     if is_fused(model):
@@ -151,7 +151,7 @@ def trace_unreduced(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[La
     hidden_states: Any = getattr(outputs, "hidden_states", None)
     if getattr(outputs, "ids_restore", None) is not None:
         raise ValueError(f"{type(model).__name__} shuffles its patches: load the checkpoint as a ViTModel.")
-    num_prefix = require_token_grid(model, hidden_states, len(pixel_values), grid)
+    num_prefix = check_token_grid(model, hidden_states, len(pixel_values), grid)
     attentions = getattr(outputs, "attentions", None) or [None] * (len(hidden_states) - 1)
     patches = torch.arange(grid[0] * grid[1], device=pixel_values.device).expand(len(pixel_values), -1)
     everywhere = torch.ones_like(patches, dtype=torch.bool)
@@ -174,7 +174,7 @@ def patch_grid(config: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: a configuration without a patch size, or an image that does not divide into patches.
     """
-    size = require_patch_size(config)
+    size = check_patch_size(config)
     height, width = size if isinstance(size, Iterable) else (size, size)
     rows, columns = image_size
     if rows % height or columns % width:
@@ -182,7 +182,7 @@ def patch_grid(config: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     return rows // height, columns // width
 
 
-def require_patch_size(config: Any) -> Any:
+def check_patch_size(config: Any) -> Any:
     """The side of a patch, or both sides, by a model's configuration.
 
     Raises:
@@ -197,7 +197,7 @@ def require_patch_size(config: Any) -> Any:
     return size
 
 
-def require_token_grid(model: PreTrainedModel, states: Any, images: int, grid: tuple[int, int]) -> int:
+def check_token_grid(model: PreTrainedModel, states: Any, images: int, grid: tuple[int, int]) -> int:
     """How many prefix tokens stand before the patches of each image in every layer.
 
     Raises:

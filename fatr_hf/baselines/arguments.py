@@ -31,19 +31,19 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
 
 
-def require_kind(name: str, value: Any, kind: type, allowed: str) -> None:
+def check_kind(name: str, value: Any, kind: type, allowed: str) -> None:
     """Raises a ValueError for a value of another class; ``allowed`` says what it should be."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be {allowed}, not {described(value)}.")
 
 
-def require_integer(name: str, value: Any, least: int) -> None:
+def check_integer(name: str, value: Any, least: int) -> None:
     """Raises a ValueError for what is no integer of at least ``least``."""
     if not is_integer(value) or value < least:
         raise ValueError(f"{name}={described(value)} must be an integer of at least {least}.")
 
 
-def require_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> None:
     """Raises a ValueError for what is no finite number above 0."""
     if not is_number(value) or value <= 0:
         raise ValueError(f"{name}={described(value)} must be a finite number above 0.")
@@ -76,7 +76,7 @@ def some(name: str, values: Any) -> tuple[Any, ...]:
     return values
 
 
-def require_layers(name: str, layers: Any, depth: int) -> tuple[int, ...]:
+def check_layers(name: str, layers: Any, depth: int) -> tuple[int, ...]:
     """Layers of a model, counted from 0, as a tuple.
 
     Raises:
@@ -89,7 +89,7 @@ def require_layers(name: str, layers: Any, depth: int) -> tuple[int, ...]:
     return numbers
 
 
-def require_model(model: Any) -> None:
+def check_model(model: Any) -> None:
     """Raises a ValueError for what is no model of transformers, or one that is wrapped into something else."""
     wrapped = {
         "merge_and_unload": "merge its adapters first, model = model.merge_and_unload()",
@@ -100,12 +100,12 @@ def require_model(model: Any) -> None:
         if hasattr(model, attribute):
             raise ValueError(f"model is wrapped in {described(model)}: {advice}.")
     advice = ", loaded by its from_pretrained" if isinstance(model, str) else ""
-    require_kind("model", model, PreTrainedModel, f"a model of transformers{advice}")
+    check_kind("model", model, PreTrainedModel, f"a model of transformers{advice}")
 
 
-def require_fatr(model: Any, work: str) -> None:
+def check_fatr(model: Any, work: str) -> None:
     """Raises a ValueError for what is no FATR model, or a fused one; ``work`` is a participle such as searched."""
-    require_model(model)
+    check_model(model)
     if not isinstance(model, ReductionModel):
         raise ValueError(
             f"Only a FATR model can be {work}, not {described(model)}: load the checkpoint by "

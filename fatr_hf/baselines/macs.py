@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ..modeling.reduction_config import as_pair
 from ..modeling.reduction_model import ReductionModel
 from ..modeling.token_plan import LayerPlan
-from .arguments import require_model
+from .arguments import check_model
 from .rival import Rival
 
 
@@ -29,7 +29,7 @@ def count_macs(model: PreTrainedModel, image_size: int | Iterable[int] | None = 
     Raises:
         ValueError: what is no such model, or an image size that it cannot take.
     """
-    require_model(model)
+    check_model(model)
     if isinstance(model, Rival):
         return plan_macs(model.model, model.config.plan(image_size), image_size)
     if getattr(model.config, "image_size", None) is None:

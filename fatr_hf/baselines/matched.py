@@ -11,7 +11,7 @@ from ..modeling.budget import schedule_macs
 from ..modeling.reduction_config import ReductionConfig
 from ..modeling.reduction_model import ReductionModel
 from ..modeling.token_plan import LayerPlan
-from .arguments import require_fatr, several
+from .arguments import check_fatr, several
 from .evit import EViT
 from .macs import closest, count_twin, meta_twin
 from .methods import Method
@@ -43,10 +43,10 @@ def matched_rivals(model: ReductionModel, names: Iterable[str] | None = None) ->
         ValueError: an unknown name or one that is given twice; what is no FATR model; EViT of a model without CLS;
             rivals other than ``unreduced`` of a model that reduces nothing.
     """
-    require_fatr(model, "given rivals")
+    check_fatr(model, "given rivals")
     names = rival_names(model.config) if names is None else several("names", names)
     for name in names:
-        require_rival(name, model.config)
+        check_rival(name, model.config)
     return {name: build_rival(model, name) for name in names}
 
 
@@ -55,7 +55,7 @@ def rival_names(config: ReductionConfig) -> tuple[str, ...]:
     return tuple(name for name in USUAL if name != "evit" or config.num_prefix_tokens)
 
 
-def require_rival(name: str, config: ReductionConfig) -> None:
+def check_rival(name: str, config: ReductionConfig) -> None:
     """Raises a ValueError for an unknown rival, or a configuration that reduces nothing."""
     if name not in RIVALS:
         raise ValueError(f"Unknown rival {name!r}: choose from {', '.join(RIVALS)}.")
@@ -68,8 +68,8 @@ def require_rival(name: str, config: ReductionConfig) -> None:
 
 def build_rival(model: ReductionModel, name: str) -> PreTrainedModel:
     """One of ``matched_rivals``."""
-    require_fatr(model, "given rivals")
-    require_rival(name, model.config)
+    check_fatr(model, "given rivals")
+    check_rival(name, model.config)
     if name == "unreduced":
         return unreduced_copy(model)
     if name == "random":
@@ -92,7 +92,7 @@ def matched_plan(model: ReductionModel, name: str, config: ReductionConfig) -> l
     Raises:
         ValueError: an unknown rival, or a configuration that reduces nothing.
     """
-    require_rival(name, config)
+    check_rival(name, config)
     if name == "unreduced":
         return config.plan(reduce=False)
     if name == "random":

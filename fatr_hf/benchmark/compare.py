@@ -8,14 +8,14 @@ from functools import partial
 
 import torch
 
-from ..baselines.arguments import require_kind
-from .contestants import KINDS, build_contestants, require_known
-from .machine import require_device
+from ..baselines.arguments import check_kind
+from .contestants import KINDS, build_contestants, check_known
+from .machine import check_device
 from .memory import peak_memory
 from .results import Comparison, Measurement
-from .settings import Setting, require_support
+from .settings import Setting, check_support
 from .steps import Images, Step, build_step
-from .timing import require_rounds, time_in_turn
+from .timing import check_rounds, time_in_turn
 
 
 class OutOfMemory(RuntimeError):
@@ -40,12 +40,12 @@ class Protocol:
     sample_milliseconds: float
 
     def __post_init__(self) -> None:
-        require_rounds(self.rounds, self.warmup, self.sample_milliseconds)
+        check_rounds(self.rounds, self.warmup, self.sample_milliseconds)
 
 
 def default_protocol(device: torch.device) -> Protocol:
     """More and longer rounds where a step takes milliseconds than where it takes a second."""
-    require_device(device)
+    check_device(device)
     return Protocol(30, 10, 10.0) if device.type == "cuda" else Protocol(8, 1, 0.0)
 
 
@@ -62,9 +62,9 @@ def compare(setting: Setting, names: Sequence[str], device: torch.device, protoc
         ValueError: an unknown contestant, or a setting that the device or a model refuses.
         OutOfMemory: the device's memory does not suffice.
     """
-    names = require_known(names)
-    require_kind("protocol", protocol, Protocol, "a Protocol, such as default_protocol(device)")
-    require_support(setting, device)
+    names = check_known(names)
+    check_kind("protocol", protocol, Protocol, "a Protocol, such as default_protocol(device)")
+    check_support(setting, device)
     try:
         with memory_in_words("Building the contestants", setting):
             contestants = build_contestants(names, setting, device)

@@ -105,7 +105,7 @@ def cached_macs(name: str, setting: Setting) -> int:
         return count_macs(KINDS[name].build(setting))
 
 
-def require_known(names: Iterable[str]) -> tuple[str, ...]:
+def check_known(names: Iterable[str]) -> tuple[str, ...]:
     """The names of contestants as a tuple.
 
     Raises:

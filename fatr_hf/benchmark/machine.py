@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from ..baselines.arguments import described, require_kind
+from ..baselines.arguments import check_kind, described
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int | None]:
     """Device, processor, threads and versions: plain values, without a date."""
-    require_device(device)
+    check_device(device)
     return {
         "device": device_name(device),
         "device_type": device.type,
@@ -70,6 +70,6 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def require_device(device: torch.device) -> None:
+def check_device(device: torch.device) -> None:
     """Raises a ValueError for what is no device, as where only its name is given."""
-    require_kind("device", device, torch.device, "a torch.device, such as choose_device('cpu')")
+    check_kind("device", device, torch.device, "a torch.device, such as choose_device('cpu')")

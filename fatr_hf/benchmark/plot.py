@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..analysis.curves import COLOURS, MARKERS
-from ..analysis.figure_files import require_figure_file, save_figure
+from ..analysis.figure_files import check_figure_file, save_figure
 from ..analysis.names import figure_text
-from ..baselines.arguments import require_kind
+from ..baselines.arguments import check_kind
 from .contestants import KINDS
 from .results import Comparison
 from .settings import Setting
@@ -17,13 +17,13 @@ def plot_throughput(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draws images per second over the batch size, a line for each contestant.
 
     Raises:
-        ValueError, ImportError: see ``require_figure_file``; no comparisons.
+        ValueError, ImportError: see ``check_figure_file``; no comparisons.
     """
-    require_figure_file(path)
+    check_figure_file(path)
     if not isinstance(comparisons, Sequence) or not comparisons:
         raise ValueError("comparisons must be a list of at least one comparison.")
     for comparison in comparisons:
-        require_kind("a comparison", comparison, Comparison, "what fatr_hf.benchmark.compare gave")
+        check_kind("a comparison", comparison, Comparison, "what fatr_hf.benchmark.compare gave")
     from matplotlib.figure import Figure
 
     panels: dict[Setting, list[Comparison]] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..baselines.arguments import described, is_number, require_kind, require_positive
+from ..baselines.arguments import check_kind, check_positive, described, is_number
 from ..modeling import LayerPlan
 from .results import Comparison, Measurement, Report
 
@@ -31,8 +31,8 @@ def results_table(costs: Sequence[ModelCost], schedule: Sequence[LayerPlan]) -> 
     for cost in costs:
         if not is_number(cost.accuracy) or not 0 <= cost.accuracy <= 1:
             raise ValueError(f"accuracy={described(cost.accuracy)} of {cost.name} must be a share in [0, 1].")
-        require_positive(f"images_per_second of {cost.name}", cost.images_per_second)
-        require_positive(f"macs of {cost.name}", cost.macs)
+        check_positive(f"images_per_second of {cost.name}", cost.images_per_second)
+        check_positive(f"macs of {cost.name}", cost.macs)
     first = costs[0]
     lines = ["| model | top-1 | multiply-accumulates | images/s | speed |", "|---|---|---|---|---|"]
     lines += [
@@ -46,7 +46,7 @@ def results_table(costs: Sequence[ModelCost], schedule: Sequence[LayerPlan]) -> 
 
 def comparison_table(comparison: Comparison) -> str:
     """A Markdown section: the setting, a row for each contestant, the tokens of FATR's layers and any notes."""
-    require_kind("comparison", comparison, Comparison, "what fatr_hf.benchmark.compare gave")
+    check_kind("comparison", comparison, Comparison, "what fatr_hf.benchmark.compare gave")
     header = ["contestant", "ms", "spread", "images/s", "speed", "of bound", "MACs", "peak memory"]
     rows = [contestant_row(comparison, each) for each in comparison.measurements]
     lines = [f"## {comparison.setting.label}", "", markdown_table(header, rows)]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from ..baselines.arguments import require_integer, require_kind
+from ..baselines.arguments import check_integer, check_kind
 from ..modeling import FATRViTConfig
-from .machine import require_device
+from .machine import check_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXECUTIONS = ("eager", "compile", "cudagraphs")
@@ -115,12 +115,12 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_kind("size", self.size, ModelSize, "a ModelSize, such as SIZES['S']")
+        check_kind("size", self.size, ModelSize, "a ModelSize, such as SIZES['S']")
         for name, allowed in (("dtype", DTYPES), ("execution", EXECUTIONS), ("task", TASKS)):
             if getattr(self, name) not in tuple(allowed):
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r}: give one of {', '.join(allowed)}.")
-        require_integer("batch_size", self.batch_size, least=1)
-        require_integer("seed", self.seed, least=0)
+        check_integer("batch_size", self.batch_size, least=1)
+        check_integer("seed", self.seed, least=0)
         if self.task == "training" and self.dtype == "float16":
             raise ValueError("Training in float16 needs loss scaling, which is not measured: give bfloat16 or float32.")
         try:
@@ -163,20 +163,20 @@ class Setting:
 
 def default_setting(device: torch.device) -> Setting:
     """A setting of which a device makes a table in a minute or two: ViT-B in bfloat16 on a GPU, else ViT-S."""
-    require_device(device)
+    check_device(device)
     if device.type == "cuda":
         return Setting(SIZES["B"], 256, dtype="bfloat16")
     return Setting(SIZES["S"], 8)
 
 
-def require_support(setting: Setting, device: torch.device) -> None:
+def check_support(setting: Setting, device: torch.device) -> None:
     """Tries a setting's number format and execution on a device, on a few numbers.
 
     Raises:
         ValueError: the device lacks one of them, or what are no setting and device.
     """
-    require_kind("setting", setting, Setting, "a Setting, such as default_setting(device)")
-    require_device(device)
+    check_kind("setting", setting, Setting, "a Setting, such as default_setting(device)")
+    check_device(device)
     if setting.execution == "cudagraphs" and device.type != "cuda":
         raise ValueError(f"CUDA graphs need a CUDA device, and this is {device}: measure eager or compile here.")
     emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)

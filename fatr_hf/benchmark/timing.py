@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..baselines.arguments import described, is_number, require_integer, require_kind
-from .machine import require_device
+from ..baselines.arguments import check_integer, check_kind, described, is_number
+from .machine import check_device
 
 
 class Timing(NamedTuple):
@@ -56,11 +56,11 @@ def time_in_turn(
     Raises:
         ValueError: fewer than one round, or what are no functions by name, no device or no numbers.
     """
-    require_rounds(rounds, warmup, sample_milliseconds)
-    require_kind("tasks", tasks, Mapping, "a mapping from names to functions")
+    check_rounds(rounds, warmup, sample_milliseconds)
+    check_kind("tasks", tasks, Mapping, "a mapping from names to functions")
     if not tasks or not all(map(callable, tasks.values())):
         raise ValueError(f"tasks must hold at least one function, each by its name, not {dict(tasks)}.")
-    require_device(device)
+    check_device(device)
     measure = time_on_cuda if device.type == "cuda" else time_on_host
     samples: dict[str, list[float]] = {name: [] for name in tasks}
     calls = dict.fromkeys(tasks, 1)
@@ -76,10 +76,10 @@ def time_in_turn(
     return {name: Timing(tuple(times)) for name, times in samples.items()}
 
 
-def require_rounds(rounds: int, warmup: int, sample_milliseconds: float) -> None:
+def check_rounds(rounds: int, warmup: int, sample_milliseconds: float) -> None:
     """Raises a ValueError for fewer than one round, or values that are no such numbers."""
-    require_integer("rounds", rounds, least=1)
-    require_integer("warmup", warmup, least=0)
+    check_integer("rounds", rounds, least=1)
+    check_integer("warmup", warmup, least=0)
     if not is_number(sample_milliseconds) or sample_milliseconds < 0:
         raise ValueError(f"sample_milliseconds={described(sample_milliseconds)} must be a finite number of at least 0.")
 
@@ -135,7 +135,7 @@ def cpu_threads(number: int | None) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     if number is not None:
-        require_integer("threads", number, least=1)
+        check_integer("threads", number, least=1)
         torch.set_num_threads(number)
     try:
         yield
@@ -170,10 +170,10 @@ def compare_throughput(
     Raises:
         ValueError: no models, pixel values that are no batch of images, or fewer than one round.
     """
-    require_kind("models", models, Mapping, "a mapping from names to models, such as {'FATR': model}")
+    check_kind("models", models, Mapping, "a mapping from names to models, such as {'FATR': model}")
     for model in models.values():
-        require_kind("a model", model, nn.Module, "a torch.nn.Module")
-    require_kind("pixel_values", pixel_values, Tensor, "a tensor (images, channels, height, width)")
+        check_kind("a model", model, nn.Module, "a torch.nn.Module")
+    check_kind("pixel_values", pixel_values, Tensor, "a tensor (images, channels, height, width)")
     if pixel_values.dim() != 4 or not len(pixel_values):
         shape = tuple(pixel_values.shape)
         raise ValueError(f"pixel_values of the shape {shape} must be (images, channels, height, width), at least one.")

@@ -8,11 +8,11 @@ from torch import nn
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
-from ..baselines.arguments import require_kind
+from ..baselines.arguments import check_kind
 from ..modeling import LayerPlan
 from .compare import Protocol
 from .contestants import seeded
-from .settings import Setting, require_support
+from .settings import Setting, check_support
 from .timing import Timing, time_in_turn
 from .token_multiple import NEARBY, LayerTimes, Suggestion, suggest
 
@@ -31,8 +31,8 @@ def suggest_multiple(setting: Setting, device: torch.device, protocol: Protocol)
     Raises:
         ValueError: the device does not support the setting, or arguments of other kinds.
     """
-    require_support(setting, device)
-    require_kind("protocol", protocol, Protocol, "a Protocol, such as default_protocol(device)")
+    check_support(setting, device)
+    check_kind("protocol", protocol, Protocol, "a Protocol, such as default_protocol(device)")
     schedules = feasible_schedules(setting)
     return suggest(schedules, time_layers(setting, counts_to_time(schedules), device, protocol))
 
@@ -70,7 +70,7 @@ def time_layers(
     Raises:
         ValueError: the device does not support the setting.
     """
-    require_support(setting, device)
+    check_support(setting, device)
     config = ViTConfig(**setting.size.fields)
     config._attn_implementation = "sdpa"
     with seeded(setting, device):

@@ -7,7 +7,7 @@ import typer
 
 from ..analysis.analyze import analysis_table, analyze, choose_measures
 from ..analysis.curves import analysis_figures, noise_figure
-from ..analysis.figure_files import FORMATS, require_matplotlib, save_figure
+from ..analysis.figure_files import FORMATS, check_matplotlib, save_figure
 from ..analysis.model_measures import MEASURES
 from ..analysis.noise import noise_sensitivity
 from ..benchmark.machine import choose_device
@@ -19,10 +19,10 @@ from .common import (
     Limit,
     ModelName,
     Revision,
+    check_folders,
     load_pictures,
     option,
     refusals,
-    require_folders,
     separated,
     watched,
     write_json,
@@ -57,11 +57,11 @@ def run(
 ) -> None:
     """Reads the options, measures and prints."""
     with refusals():
-        require_folders(json)
+        check_folders(json)
         if f".{format}" not in FORMATS:
             raise ValueError(f"--format {format} must be one of {', '.join(each[1:] for each in FORMATS)}.")
         if figures is not None:
-            require_matplotlib()
+            check_matplotlib()
         names = separated("measures", measures, str) or None
         loaded, processor = load_model(model, revision=revision, eager=True, device=choose_device(device))
         choose_measures(loaded, names)

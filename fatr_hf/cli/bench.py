@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..analysis.figure_files import FORMATS, require_figure_file
+from ..analysis.figure_files import FORMATS, check_figure_file
 from ..benchmark.compare import OutOfMemory, compare, default_protocol
-from ..benchmark.contestants import KINDS, require_known
+from ..benchmark.contestants import KINDS, check_known
 from ..benchmark.machine import choose_device, describe_machine
 from ..benchmark.plot import plot_throughput
 from ..benchmark.report import closing_text, comparison_table, report_text
@@ -22,18 +22,18 @@ from ..benchmark.settings import (
     SIZES,
     TASKS,
     Setting,
+    check_support,
     default_setting,
     parse_size,
-    require_support,
 )
 from ..benchmark.suites import CONTESTANTS, SUITE, Case, cases_for, choose_cases, targets_table
 from ..benchmark.timing import cpu_threads
 from ..benchmark.token_multiple import suggestion_text
 from ..benchmark.token_times import suggest_multiple
 from .common import (
+    check_folders,
     option,
     refusals,
-    require_folders,
     separated,
     write_text,
 )
@@ -85,7 +85,7 @@ def run(
 ) -> None:
     """Reads the options, measures and prints."""
     with refusals():
-        require_outputs(json, markdown, plot)
+        check_outputs(json, markdown, plot)
         model = {"size": size, "image_size": image_size, "patch_size": patch_size}
         conditions = {"batch_size": batch_size, "dtype": dtype, "execution": execution, "task": task}
         if suite is not None and (reduction or any(value is not None for value in (model | conditions).values())):
@@ -103,7 +103,7 @@ def run(
         settings = [replace(setting, **given) for setting in settings]
         cases = [replace(each, setting=setting) for each, setting in zip(cases, settings, strict=False)]
         names = separated("contestants", contestants, str) or (CONTESTANTS if cases else tuple(KINDS))
-        require_measurable(settings, names, where)
+        check_measurable(settings, names, where)
         protocol = default_protocol(where)
         protocol = replace(
             protocol,
@@ -165,19 +165,19 @@ def chosen_cases(suite: str | None, names: str | None, device_type: str) -> list
     return choose_cases(cases_for(device_type), separated("cases", names, str))
 
 
-def require_measurable(settings: Sequence[Setting], names: Sequence[str], device: torch.device) -> None:
+def check_measurable(settings: Sequence[Setting], names: Sequence[str], device: torch.device) -> None:
     """Checks everything that can be checked before the first setting is measured.
 
     Raises:
         ValueError, huggingface_hub.errors.StrictDataclassError: what cannot be measured.
     """
-    require_known(names)
+    check_known(names)
     for setting in settings:
-        require_support(setting, device)
+        check_support(setting, device)
         setting.fatr_config()
 
 
-def require_outputs(json: Path | None, markdown: Path | None, plot: Path | None) -> None:
+def check_outputs(json: Path | None, markdown: Path | None, plot: Path | None) -> None:
     """Checks that results can be written.
 
     Raises:
@@ -185,8 +185,8 @@ def require_outputs(json: Path | None, markdown: Path | None, plot: Path | None)
         ImportError: a plot without matplotlib.
     """
     if plot is not None:
-        require_figure_file(plot)
-    require_folders(json, markdown, plot)
+        check_figure_file(plot)
+    check_folders(json, markdown, plot)
 
 
 def write_outputs(

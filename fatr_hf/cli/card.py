@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..hub.card import checkpoint_card
-from .common import ModelName, Revision, option, refusals, require_folders, separated, write_json
+from .common import ModelName, Revision, check_folders, option, refusals, separated, write_json
 
 HELP = """
 Prints the model card of a saved FATR model, or writes it.
@@ -34,7 +34,7 @@ def run(
 ) -> None:
     """Reads the options, builds the card and prints or writes it."""
     with refusals():
-        require_folders(output, json)
+        check_folders(output, json)
         if output is not None and output.exists() and not force:
             raise FileExistsError(f"{output} is there already: replace it with --force, or choose another --output.")
         arguments = {

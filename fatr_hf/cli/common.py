@@ -15,7 +15,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..analysis.figure_files import whole_file
 from ..analysis.images import Batch, NamedImage, PictureBatches, class_numbers
-from ..hub.load import require_processor
+from ..hub.load import check_has_processor
 from ..programs import FAILURES, MISTAKES, exit_code, reason
 
 Value = TypeVar("Value")
@@ -73,7 +73,7 @@ def numbers(what: str, text: str | None, kind: Callable[[str], Value]) -> Value 
     return values[0] if len(values) == 1 else values or None
 
 
-def require_folders(*paths: Path | None) -> None:
+def check_folders(*paths: Path | None) -> None:
     """Checks, before anything is computed, that files can be written where they are wanted.
 
     Raises:
@@ -151,4 +151,4 @@ def load_pictures(
         ValueError: no images, or a checkpoint without an image processor.
     """
     classes = class_numbers(model.config)
-    return PictureBatches(read_pictures(images, limit), require_processor(processor), classes, batch_size)
+    return PictureBatches(read_pictures(images, limit), check_has_processor(processor), classes, batch_size)

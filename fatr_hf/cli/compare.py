@@ -7,7 +7,7 @@ import typer
 
 from ..analysis.compare import compare, comparison_table
 from ..analysis.curves import comparison_figure
-from ..analysis.figure_files import require_figure_file, save_figure
+from ..analysis.figure_files import check_figure_file, save_figure
 from ..baselines.matched import RIVALS, matched_rivals
 from ..benchmark.machine import choose_device
 from ..hub.load import load_model, load_reduced
@@ -18,10 +18,10 @@ from .common import (
     Limit,
     ModelName,
     Revision,
+    check_folders,
     load_pictures,
     option,
     refusals,
-    require_folders,
     separated,
     watched,
     write_json,
@@ -60,9 +60,9 @@ def run(
 ) -> None:
     """Reads the options, compares and prints."""
     with refusals():
-        require_folders(json)
+        check_folders(json)
         if plot is not None:
-            require_figure_file(plot)
+            check_figure_file(plot)
         where = choose_device(device)
         reduced, processor = load_reduced(model, revision=revision, eager=True, device=where, **reduction)
         models = matched_rivals(reduced, None if rivals is None else separated("rivals", rivals, str))

@@ -11,10 +11,10 @@ from ..modeling.model_card import token_table
 from .common import (
     ModelName,
     Revision,
+    check_folders,
     numbers,
     option,
     refusals,
-    require_folders,
     write_json,
 )
 from .reduction import FIELDS, Reduction, takes_reduction
@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Reads the options, converts and prints."""
     with refusals(), quiet_loading():
-        require_folders(json)
+        check_folders(json)
         sides = numbers("sides", image_size, int)
         conversion = convert_checkpoint(model, output, revision=revision, image_size=sides, **reduction)
         write_json(json, values(conversion))

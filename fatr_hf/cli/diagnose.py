@@ -15,10 +15,10 @@ from .common import (
     Limit,
     ModelName,
     Revision,
+    check_folders,
     load_pictures,
     option,
     refusals,
-    require_folders,
     watched,
     write_json,
     write_text,
@@ -56,7 +56,7 @@ def run(
 ) -> None:
     """Reads the options, diagnoses and prints."""
     with refusals():
-        require_folders(html, json)
+        check_folders(html, json)
         reduced, processor = load_reduced(
             model, revision=revision, eager=True, device=choose_device(device), **reduction
         )

@@ -8,7 +8,7 @@ import typer
 from transformers import BaseImageProcessor
 
 from ..analysis.crops import random_crops
-from ..analysis.figure_files import require_figure_file, save_figure
+from ..analysis.figure_files import check_figure_file, save_figure
 from ..analysis.images import Batch, class_numbers, to_batch
 from ..analysis.schedule_search.quality import QUALITIES
 from ..analysis.schedule_search.report import check_text, front_table, loading_call, search_figure, summary
@@ -19,8 +19,8 @@ from ..analysis.schedule_search.space import default_space, has_own_parameters
 from ..analysis.schedule_search.study import import_optuna
 from ..benchmark.machine import choose_device
 from ..hub.checkpoints import is_fatr, read_config
-from ..hub.convert import convert_checkpoint, require_free
-from ..hub.load import load_reduced, quiet_loading, require_processor
+from ..hub.convert import check_free, convert_checkpoint
+from ..hub.load import check_has_processor, load_reduced, quiet_loading
 from ..modeling.reduction_model import ReductionModel
 from .common import (
     BatchSize,
@@ -29,11 +29,11 @@ from .common import (
     Limit,
     ModelName,
     Revision,
+    check_folders,
     option,
     progress,
     read_pictures,
     refusals,
-    require_folders,
     separated,
     write_json,
 )
@@ -80,9 +80,9 @@ def run(
 ) -> None:
     """Reads the options, searches and prints."""
     with refusals(), quiet_loading():
-        require_outputs(best_at, check, write, plot, json)
+        check_outputs(best_at, check, write, plot, json)
         shares = separated("shares", macs_range, float)
-        require_within_reach(best_at, objective, shares)
+        check_within_reach(best_at, objective, shares)
         searched, processor = load_searchable(model, revision, device, writes=write is not None)
         source = Source(searched, processor, limit, crops, seed)
         data = source.load(images).batch
@@ -158,7 +158,7 @@ def search(model: ReductionModel, data: Batch, trials: int, **settings: Any) -> 
         return search_schedules(model, data, trials=trials, on_trial=advance, **settings)
 
 
-def require_outputs(
+def check_outputs(
     best_at: float | None, check: str | None, write: Path | None, plot: Path | None, json: Path | None
 ) -> None:
     """Checks, before anything is computed, that what is asked for can be written.
@@ -171,13 +171,13 @@ def require_outputs(
     if best_at is None and (check is not None or write is not None):
         raise ValueError("--check and --write are for the schedule that --best-at chooses: give a share, such as 0.65.")
     if write is not None:
-        require_free(write)
+        check_free(write)
     if plot is not None:
-        require_figure_file(plot)
-    require_folders(json)
+        check_figure_file(plot)
+    check_folders(json)
 
 
-def require_within_reach(best_at: float | None, objective: str, macs_range: Sequence[float]) -> None:
+def check_within_reach(best_at: float | None, objective: str, macs_range: Sequence[float]) -> None:
     """Checks, before the search, that it can find a schedule at the cost that is asked for.
 
     Raises:
@@ -204,7 +204,7 @@ def load_searchable(
         raise ValueError(f"--write makes a FATR model of an unreduced one, and {name!r} is one: leave it out.")
     without = {} if is_reduced else {"reweight_attention": False, "dc_position_embeddings": False}
     model, processor = load_reduced(name, revision=revision, device=choose_device(device), **without)
-    processor = require_processor(processor)
+    processor = check_has_processor(processor)
     if has_own_parameters(model.config):
         words = "has parameters that belong to its schedule: only its own layers and windows are searched."
         typer.echo(f"{name} {words}", err=True)

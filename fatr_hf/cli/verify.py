@@ -7,7 +7,7 @@ import typer
 
 from ..hub.code import compare_code
 from ..version import __version__
-from .common import ModelName, Revision, option, refusals, require_folders, write_json
+from .common import ModelName, Revision, check_folders, option, refusals, write_json
 
 HELP = """
 Says whether the code of a saved model is, file by file, that of this release of fatr_hf.
@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Reads the options, compares and prints."""
     with refusals():
-        require_folders(json)
+        check_folders(json)
         verdicts = compare_code(model, revision)
         write_json(json, verdicts)
     width = max(map(len, verdicts))

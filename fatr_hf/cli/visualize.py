@@ -8,26 +8,26 @@ import typer
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..analysis.animation import FORMATS as ANIMATION_FORMATS
-from ..analysis.animation import require_animation_file, save_animation
-from ..analysis.figure_files import FORMATS, require_figure_file, save_figure
+from ..analysis.animation import check_animation_file, save_animation
+from ..analysis.figure_files import FORMATS, check_figure_file, save_figure
 from ..analysis.image_trace import ImageTrace, trace_image, trace_rivals
 from ..analysis.images import NamedImage
 from ..analysis.pictures import choose_layers, plot_grid, plot_kept, plot_scores
 from ..benchmark.machine import choose_device
 from ..families import family_of
 from ..hub.checkpoints import read_config
-from ..hub.load import load_model, load_reduced, require_processor
+from ..hub.load import check_has_processor, load_model, load_reduced
 from ..modeling.reduction_model import ReductionModel
 from .common import (
     Device,
     Images,
     ModelName,
     Revision,
+    check_folders,
     option,
     progress,
     read_pictures,
     refusals,
-    require_folders,
     separated,
     write_json,
 )
@@ -75,8 +75,8 @@ def run(
 ) -> None:
     """Reads the options, runs the model and draws."""
     with refusals():
-        require_drawable(output, kind, limit)
-        require_folders(json)
+        check_drawable(output, kind, limit)
+        check_folders(json)
         numbers = separated("layers", layers, int) or None
         pictures = read_pictures(images, (limit or GRID_IMAGES) if kind == "grid" else 1)
         loaded, processor = load_transformer(model, revision, device, reduction)
@@ -90,7 +90,7 @@ def run(
     typer.echo(f"Wrote {output}.")
 
 
-def require_drawable(output: Path, kind: str, limit: int | None) -> None:
+def check_drawable(output: Path, kind: str, limit: int | None) -> None:
     """Checks, before a model is loaded, that a kind of picture can be written.
 
     Raises:
@@ -103,11 +103,11 @@ def require_drawable(output: Path, kind: str, limit: int | None) -> None:
     if limit is not None and kind != "grid":
         raise ValueError("--limit is for --kind grid: the other kinds show one image.")
     if output.suffix not in ANIMATION_FORMATS:
-        require_figure_file(output, (*FORMATS, *ANIMATION_FORMATS))
+        check_figure_file(output, (*FORMATS, *ANIMATION_FORMATS))
     elif kind == "scores":
         raise ValueError(f"Scores are drawn as one of {', '.join(FORMATS)}, which {output.name!r} is not.")
     else:
-        require_animation_file(output)
+        check_animation_file(output)
 
 
 def load_transformer(
@@ -135,7 +135,7 @@ def run_model(
         ValueError: a checkpoint without an image processor, rivals of a model that is none of FATR, or a model that
             cannot be traced.
     """
-    processor = require_processor(processor)
+    processor = check_has_processor(processor)
     if kind == "rivals":
         if not isinstance(model, ReductionModel):
             raise ValueError(f"Rivals are those of a FATR model, not of model type {model.config.model_type!r}.")

@@ -64,7 +64,7 @@ def convert_checkpoint(
         huggingface_hub.errors.StrictDataclassError: fields that the configuration refuses.
     """
     folder = Path(folder)
-    require_free(folder)
+    check_free(folder)
     if timm_fields(name, revision) is None:
         read_config(name, revision)  # says so if the name leads nowhere, or is a model
     if image_size is not None:
@@ -110,7 +110,7 @@ def write_checkpoint(
     return has_image_processor
 
 
-def require_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """Raises a FileExistsError for a file, or a folder that is not empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already, and no empty folder: choose another name.")

@@ -174,7 +174,7 @@ def check_family(name: str, model_type: str) -> Family:
     return family
 
 
-def require_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:
+def check_has_processor(processor: BaseImageProcessor | None) -> BaseImageProcessor:
     """The image processor, or a ValueError where a checkpoint has none."""
     if processor is None:
         raise ValueError(

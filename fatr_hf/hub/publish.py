@@ -17,7 +17,7 @@ REQUIRED_FILES = (
 )
 
 
-def require_access(repo_id: str | None) -> None:
+def check_access(repo_id: str | None) -> None:
     """Checks before a long training that its result can be published.
 
     Raises:

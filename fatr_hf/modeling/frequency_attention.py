@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .attention_scores import attention_with_log_sum_exp, cls_attention, naive_column_means
-from .operators import column_kernel_serves, column_means, refuse_kernels
+from .operators import check_kernels, column_kernel_serves, column_means
 from .token_plan import SIZE_CHANNELS
 from .token_reduction import TokenLayout
 
@@ -137,7 +137,7 @@ def column_means_without_map(query: Tensor, key: Tensor, scaling: float, impleme
         return naive_column_means(query, key, scaling)
     if implementation in ("triton", "blocked"):
         if implementation == "triton":
-            refuse_kernels("score_implementation", query, head_dim=query.shape[3])
+            check_kernels("score_implementation", query, head_dim=query.shape[3])
         return column_means(query, key, scaling, fused=implementation == "triton")
     if implementation in SCORE_IMPLEMENTATIONS:
         raise ValueError(

@@ -18,7 +18,7 @@ from .fused_inference import is_fused
 from .model_card import build_model_card, code_hashes, with_code_hashes
 from .reduction_config import ReductionConfig
 from .stored_weights import remove_stale_weights, stretch_mismatched, weight_files
-from .weight_checks import refuse_infinite_weights, refuse_other_dtypes, shard_names, wording_errors
+from .weight_checks import check_dtypes, check_finite_weights, shard_names, wording_errors
 
 logger = logging.get_logger(__name__)
 
@@ -98,16 +98,16 @@ class HubRepositoryMixin(PreTrainedModel):
             )
         model, info = loaded
         if is_loaded_from_files and getattr(model.config, "quantization_config", None) is None:
-            refuse_other_dtypes(name, kwargs, unread_names(cls, info["unexpected_keys"]))
+            check_dtypes(name, kwargs, unread_names(cls, info["unexpected_keys"]))
         info["mismatched_keys"] = stretch_mismatched(model, name, info["mismatched_keys"], kwargs)
         if not takes_mismatches:
-            refuse_other_shapes(name, info["mismatched_keys"])
+            check_shapes(name, info["mismatched_keys"])
         missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         if any(key.startswith("pooler.") for key in missing):
             logger.warning(f"{name} has no pooler: the model is loaded without one.")
             model.pooler = None
-        refuse_missing_weights(name, missing, dict(model.named_parameters()))
-        refuse_infinite_weights(name, model.named_parameters())
+        check_missing_weights(name, missing, dict(model.named_parameters()))
+        check_finite_weights(name, model.named_parameters())
         return (model, info) if output_loading_info else model
 
     def save_pretrained(
@@ -222,7 +222,7 @@ def unsharded_class(model: PreTrainedModel) -> Iterator[None]:
         model.__class__ = sharded
 
 
-def refuse_missing_weights(name: str, missing: Iterable[str], parameters: dict[str, Any]) -> None:
+def check_missing_weights(name: str, missing: Iterable[str], parameters: dict[str, Any]) -> None:
     """Raises a ValueError if a loaded model holds weights that its checkpoint did not give, a whole classifier apart.
 
     All of the reduction's own parameters may be missing together: that is a stock checkpoint.
@@ -257,7 +257,7 @@ def unread_names(model_class: Any, unexpected: Iterable[str]) -> str:
     return "|".join([*(f"^{re.escape(name)}$" for name in unexpected), *ignored]) or "$^"
 
 
-def refuse_other_shapes(name: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+def check_shapes(name: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
     """Raises an error for weights of other shapes than the model's, each (name, shape in the file, shape)."""
     found = [f"{key} is {tuple(own)} and must be {tuple(wanted)}" for key, own, wanted in mismatched]
     if found:

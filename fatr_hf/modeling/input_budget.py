@@ -42,8 +42,8 @@ def run_by_mass(
 ) -> InputBudgetOutput:
     """``ReductionClassifier.forward_by_mass``."""
     image_size = tuple(pixel_values.shape[-2:])
-    refuse_unfit_model(model)
-    refuse_bad_choice(model.config, selection_mass, keep_ratios, image_size)
+    check_model_fits(model)
+    check_choice(model.config, selection_mass, keep_ratios, image_size)
     configs = [with_keep_ratio(model.config, ratio) for ratio in keep_ratios]
     plans = [config.plan(image_size) for config in configs]
     encoder, first = model.base_model, next(step.layer for step in plans[0] if step.reduces)
@@ -102,7 +102,7 @@ def finish(
     return logits
 
 
-def refuse_unfit_model(model: Any) -> None:
+def check_model_fits(model: Any) -> None:
     """Raises a ValueError for a model that does not reduce by column means, or is in training."""
     if model.training:
         raise ValueError("forward_by_mass is for evaluation: call model.eval() first.")
@@ -115,7 +115,7 @@ def refuse_unfit_model(model: Any) -> None:
         )
 
 
-def refuse_bad_choice(
+def check_choice(
     config: ReductionConfig, selection_mass: float, keep_ratios: Sequence[float], image_size: tuple[int, ...]
 ) -> None:
     """Raises a ValueError for a mass out of range, or keep ratios that do not increase or cannot be had."""

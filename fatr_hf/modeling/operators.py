@@ -56,7 +56,7 @@ def column_kernel_serves(query: Tensor, key: Tensor) -> bool:
     return kernels_serve(query, key) and head_dim % 8 == 0 and head_dim <= 128
 
 
-def refuse_kernels(argument: str, tensor: Tensor, head_dim: int = 8) -> None:
+def check_kernels(argument: str, tensor: Tensor, head_dim: int = 8) -> None:
     """Raises a ValueError where the fused kernels were asked for by name and cannot run on such a tensor.
 
     Under Triton's interpreter they run on the CPU too.
@@ -137,7 +137,7 @@ def reduction_function(
         raise ValueError(
             "reduction_implementation='triton' makes DC tokens, of which dc_windows=0 wants none: leave it out."
         )
-    refuse_kernels("reduction_implementation", hidden_states)
+    check_kernels("reduction_implementation", hidden_states)
     return fused_reduce_tokens
 
 

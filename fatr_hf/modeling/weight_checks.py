@@ -73,7 +73,7 @@ def shard_names(name: str, arguments: dict[str, Any]) -> list[str]:
     return names
 
 
-def refuse_other_dtypes(name: str, arguments: dict[str, Any], unread: str = "$^") -> None:
+def check_dtypes(name: str, arguments: dict[str, Any], unread: str = "$^") -> None:
     """Raises a ValueError for a loaded checkpoint with weights that are not of floating point; only headers are read.
 
     Args:
@@ -126,7 +126,7 @@ def wording_errors(name: str) -> Iterator[None]:
         raise ValueError(f"The checkpoint {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def refuse_infinite_weights(name: str, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+def check_finite_weights(name: str, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
     """Raises a ValueError for weights that are infinite or not a number: whatever the image, they predict nothing.
 
     What is not in memory is not looked at: parameters on the meta device, or of an FSDP process that is still to get

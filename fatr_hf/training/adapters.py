@@ -60,7 +60,7 @@ class FATRPeftModel(PeftModel):
             )
         if adapter_name != ADAPTER_NAME:
             raise ValueError(f"adapter_name={adapter_name!r}: the one adapter is {ADAPTER_NAME!r}; leave the name out.")
-        refuse_unmatched_names(model, peft_config)
+        check_matched_names(model, peft_config)
         if peft_config.base_model_name_or_path is None:
             peft_config.base_model_name_or_path = getattr(model, "name_or_path", None) or None
         super().__init__(model, peft_config, adapter_name, **kwargs)
@@ -140,7 +140,7 @@ class FATRPeftModel(PeftModel):
         save_file({**load_file(path), **own}, path, metadata={"format": "pt"})
 
 
-def refuse_unsaved(model: nn.Module) -> None:
+def check_saved(model: nn.Module) -> None:
     """Raises a ValueError for an adapted model of which something trains that is not saved, or is named for nothing.
 
     peft saves its adapters and ``modules_to_save``, and ignores names that no module has.
@@ -165,7 +165,7 @@ def refuse_unsaved(model: nn.Module) -> None:
         )
 
 
-def refuse_unmatched_names(model: nn.Module, peft_config: PeftConfig) -> None:
+def check_matched_names(model: nn.Module, peft_config: PeftConfig) -> None:
     """Raises a ValueError for names in an adapter's configuration that are none of the model's; peft ignores them."""
     modules = [name for name, _ in model.named_modules() if name]
     parameters = [name for name, _ in model.named_parameters()]

@@ -36,12 +36,12 @@ class LabelCheck:
         self.is_free = is_free
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        self.refuse_text(examples)
+        self.check_no_text(examples)
         batch = self.collator(examples)
         if not isinstance(batch, Mapping):
             return batch
         if not self.is_required:  # in training the loss tells
-            refuse_non_finite_images(batch.get("pixel_values"))
+            check_finite_images(batch.get("pixel_values"))
         if self.is_free:
             return batch
         labels = batch.get("labels")
@@ -57,7 +57,7 @@ class LabelCheck:
         check_label_values(labels, self.num_classes)
         return batch
 
-    def refuse_text(self, examples: list[Any]) -> None:
+    def check_no_text(self, examples: list[Any]) -> None:
         """Raises a ValueError for a label that is text."""
         for example in examples:
             for name in _LABEL_COLUMNS:
@@ -69,7 +69,7 @@ class LabelCheck:
                     )
 
 
-def refuse_non_finite_images(pixel_values: Any) -> None:
+def check_finite_images(pixel_values: Any) -> None:
     """Raises a ValueError for images with NaN or infinite values, whose loss transformers leaves out of the mean."""
     if not isinstance(pixel_values, Tensor) or not pixel_values.is_floating_point():
         return

@@ -101,7 +101,7 @@ class EMACallback(TrainerCallback):
 
     def start(self, model: nn.Module) -> None:
         """Makes the model's weights the average."""
-        refuse_unreadable_weights(model)
+        check_readable_weights(model)
         self.names = tuple(name for name, each in named_parameters(model).items() if each.requires_grad)
         weights = nn.ParameterList(self.local_weights(model).values())
         self.average = AveragedModel(weights)
@@ -226,7 +226,7 @@ def open_average(folder: Path) -> Any:
         ) from error
 
 
-def refuse_unreadable_weights(model: nn.Module) -> None:
+def check_readable_weights(model: nn.Module) -> None:
     """Raises a ValueError for parameters of which a process does not see its part under their own names."""
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         raise ValueError("ema_decay: FSDP 1 hides the parameters; use FSDP 2 (fsdp_version: 2), or leave the EMA out.")

@@ -183,7 +183,7 @@ def is_reductions(name: str) -> bool:
     return name.rpartition(".")[2] in _REDUCTIONS
 
 
-def refuse_untrainable(model: nn.Module, may_be_half: bool = False) -> None:
+def check_trainable(model: nn.Module, may_be_half: bool = False) -> None:
     """Refuses a model of which nothing would be trained, or that would be trained in half precision.
 
     A step of training is often smaller than half precision can add to a weight, and is lost then. Weights that are

@@ -3,7 +3,7 @@
 from transformers import TrainingArguments
 
 
-def refuse_small_data(images: int, arguments: TrainingArguments) -> None:
+def check_data_size(images: int, arguments: TrainingArguments) -> None:
     """Refuses a training set that does not fill one step of every process.
 
     accelerate fills the batches up by repeating images, so that a step would weigh some of them more than once; with
@@ -31,7 +31,7 @@ def refuse_small_data(images: int, arguments: TrainingArguments) -> None:
         )
 
 
-def refuse_float16_on_cpu(arguments: TrainingArguments) -> None:
+def check_float16(arguments: TrainingArguments) -> None:
     """Refuses ``fp16`` where there is no accelerator: accelerate would train in float32 and still call it fp16.
 
     Raises:

@@ -42,7 +42,7 @@ class BatchRecord:
         return f"{self.total} images a step ({factors})"
 
 
-def refuse_other_batch(checkpoint: Path, current: BatchRecord) -> None:
+def check_same_batch(checkpoint: Path, current: BatchRecord) -> None:
     """Refuses to resume with another number of images a step: the count of steps would mean another place in the data.
 
     Of a checkpoint without a record, which transformers' own Trainer wrote, only the batch of a process is known.
@@ -66,7 +66,7 @@ def refuse_other_batch(checkpoint: Path, current: BatchRecord) -> None:
         )
 
 
-def refuse_incomplete(checkpoint: Path) -> None:
+def check_complete(checkpoint: Path) -> None:
     """Raises a ValueError for a checkpoint from which a run cannot go on as it was."""
     if not is_complete(checkpoint):
         raise ValueError(
@@ -99,7 +99,7 @@ class LastStep(TrainerCallback):
             )
 
 
-def refuse_other_model(checkpoint: Path, restored: PreTrainedModel, model: PreTrainedModel) -> None:
+def check_same_model(checkpoint: Path, restored: PreTrainedModel, model: PreTrainedModel) -> None:
     """Refuses a checkpoint whose model has other classes or weights of other shapes than the one that is trained.
 
     Args:

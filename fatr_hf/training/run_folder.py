@@ -55,7 +55,7 @@ def check_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, over
             "replace it with --overwrite_output_dir true, or choose another --output_dir."
         )
     else:
-        refuse_other_arguments(record, json.loads(json.dumps(arguments)))
+        check_same_arguments(record, json.loads(json.dumps(arguments)))
 
 
 def claim_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, overwrite: bool = False) -> None:
@@ -68,7 +68,7 @@ def claim_run_folder(folder: Path, arguments: dict[str, Any], resume: bool, over
         write_json(folder / ARGUMENTS_FILE, arguments)
 
 
-def refuse_other_arguments(record: Path, arguments: dict[str, Any]) -> None:
+def check_same_arguments(record: Path, arguments: dict[str, Any]) -> None:
     """Raises a ValueError unless the recorded run had these arguments; it may have recorded further ones."""
     if not record.exists():
         raise ValueError(f"{record.parent} holds no run to resume (no {ARGUMENTS_FILE}): choose another --output_dir.")

@@ -95,7 +95,7 @@ def describe_batch(inputs: Mapping[str, Any]) -> str:
 
 
 @torch.no_grad()
-def refuse_non_finite_weights(model: nn.Module, folder: Path, accelerator: Accelerator) -> None:
+def check_finite_parameters(model: nn.Module, folder: Path, accelerator: Accelerator) -> None:
     """Keeps weights that are no numbers out of a checkpoint; all processes must call.
 
     Gradients can be nan where the loss is not, and the next loss tells only after the weights have been saved.

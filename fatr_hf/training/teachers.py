@@ -19,7 +19,7 @@ The latter is a mean teacher (Tarvainen and Valpola, arXiv 1703.01780) and needs
 _SHOWN_LABELS = 3
 
 
-def refuse_unfit_teacher(teacher: PreTrainedModel, student: nn.Module) -> None:
+def check_teacher(teacher: PreTrainedModel, student: nn.Module) -> None:
     """Raises a ValueError for a teacher with the student's weights, other classes or another image size.
 
     Classes are compared by name where both models name theirs.

@@ -32,16 +32,16 @@ from .guards import (
     check_loss,
     check_number,
     check_optimizer,
+    check_trainable,
     pruning,
-    refuse_untrainable,
 )
 from .losses import classification_loss, distillation_loss
-from .processes import refuse_float16_on_cpu, refuse_small_data
+from .processes import check_data_size, check_float16
 from .repeated_sampler import RepeatedSampler, SetSamplerEpoch
-from .resuming import BatchRecord, LastStep, refuse_incomplete, refuse_other_batch, refuse_other_model
+from .resuming import BatchRecord, LastStep, check_complete, check_same_batch, check_same_model
 from .run_folder import last_checkpoint
-from .safety import NonFiniteLossGuard, refuse_non_finite_weights, whole_checkpoint
-from .teachers import Teacher, refuse_unfit_teacher, run_with_average
+from .safety import NonFiniteLossGuard, check_finite_parameters, whole_checkpoint
+from .teachers import Teacher, check_teacher, run_with_average
 
 logger = logging.get_logger(__name__)
 
@@ -169,7 +169,7 @@ class FATRTrainer(Trainer):
         if not isinstance(teacher, str):
             check_classifier("teacher", teacher)
             student = self.unwrapped_model()
-            refuse_unfit_teacher(teacher, student)
+            check_teacher(teacher, student)
             return nn.Module.to(teacher, self.args.device, student.dtype).eval().requires_grad_(False)
         if teacher != "ema":
             raise ValueError(f"teacher={teacher!r} must be a model, or 'ema' for the average of the student's weights.")
@@ -226,14 +226,14 @@ class FATRTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint=True, but {folder} holds no complete checkpoint.")
         check_length_of_training(self.args)
-        refuse_float16_on_cpu(self.args)
+        check_float16(self.args)
         if self.train_dataset is not None and has_length(self.train_dataset):
-            refuse_small_data(len(self.train_dataset), self.args)
+            check_data_size(len(self.train_dataset), self.args)
         checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         if checkpoint is not None:
-            refuse_incomplete(checkpoint)
+            check_complete(checkpoint)
         if checkpoint is not None and not self.args.auto_find_batch_size:
-            refuse_other_batch(checkpoint, self.batch_record())
+            check_same_batch(checkpoint, self.batch_record())
         if self.ema is not None:
             self.ema.resume_from = checkpoint
             if checkpoint is not None:
@@ -254,7 +254,7 @@ class FATRTrainer(Trainer):
         model, teacher = super().call_model_init(trial), self.teacher
         check_classifier("What model_init gives", model)
         if isinstance(teacher, PreTrainedModel):
-            refuse_unfit_teacher(teacher, model)
+            check_teacher(teacher, model)
         return model
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -265,11 +265,11 @@ class FATRTrainer(Trainer):
             check_learning_rate(self.args.learning_rate)
         elif self.optimizer is not None and not is_sharded:
             check_optimizer(self.optimizer, trained)
-        refuse_untrainable(trained, is_sharded)
+        check_trainable(trained, is_sharded)
         if hasattr(trained, "peft_config"):
-            from .adapters import refuse_unsaved
+            from .adapters import check_saved
 
-            refuse_unsaved(trained)
+            check_saved(trained)
         return super().create_optimizer(model)
 
     def batch_record(self) -> BatchRecord:
@@ -406,7 +406,7 @@ class FATRTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        refuse_non_finite_weights(self.unwrapped_model(), folder, self.accelerator)
+        check_finite_parameters(self.unwrapped_model(), folder, self.accelerator)
         with whole_checkpoint(folder, bool(self.args.should_save)):
             if self.ema is not None:
                 self.ema.save(folder, self.unwrapped_model(), bool(self.args.should_save))
@@ -427,7 +427,7 @@ class FATRTrainer(Trainer):
             return
         target = self.accelerator.unwrap_model(self.model if model is None else model)
         restored = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
-        refuse_other_model(Path(resume_from_checkpoint), restored, target)
+        check_same_model(Path(resume_from_checkpoint), restored, target)
         target.load_state_dict(restored.state_dict(), strict=True)
 
     def _load_best_model(self) -> None:

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.animation import FFMpegWriter
 from picture_cases import PROCESSOR, noise_image
 
-from fatr_hf.analysis.animation import require_animation_file, save_animation
+from fatr_hf.analysis.animation import check_animation_file, save_animation
 from fatr_hf.analysis.image_trace import trace_image
 
 
@@ -47,7 +47,7 @@ def test_images_are_side_by_side(trace, tmp_path):
 def test_what_cannot_be_written_is_refused(monkeypatch, tmp_path, name, words):
     monkeypatch.setattr(FFMpegWriter, "isAvailable", classmethod(lambda cls: False))
     with pytest.raises(ValueError, match=words):
-        require_animation_file(tmp_path / name)
+        check_animation_file(tmp_path / name)
 
 
 def test_a_failure_leaves_the_earlier_file(trace, tmp_path):

@@ -3,7 +3,7 @@ import sys
 import pytest
 from matplotlib.figure import Figure
 
-from fatr_hf.analysis.figure_files import require_figure_file, save_figure, whole_file
+from fatr_hf.analysis.figure_files import check_figure_file, save_figure, whole_file
 
 FIRST_BYTES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
@@ -45,4 +45,4 @@ def test_what_cannot_be_written_is_refused(figure, tmp_path, name, words):
 def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'fatr-hf\[analysis\]'"):
-        require_figure_file(tmp_path / "figure.png")
+        check_figure_file(tmp_path / "figure.png")

@@ -166,12 +166,12 @@ def test_a_schedule_as_fields_and_back():
 def test_a_space_without_a_possible_schedule_is_refused(options):
     config = make_config()
     with pytest.raises(ValueError, match="No schedule of this search can be carried out on 14 x 14 patches"):
-        default_space(config, **options).require_possible(config)
+        default_space(config, **options).check_possible(config)
 
 
 def test_layers_that_the_model_does_not_have_are_refused():
     with pytest.raises(ValueError, match="slots reach layer 12, and the model's layers are 0 to 11"):
-        SearchSpace((Slot(12, 12),), (1,), 1).require_possible(make_config())
+        SearchSpace((Slot(12, 12),), (1,), 1).check_possible(make_config())
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import torch
 from transformers import BertConfig, BertModel, ViTImageProcessor
 
 from fatr_hf.baselines.arguments import (
+    check_fatr,
+    check_integer,
+    check_layers,
+    check_model,
+    check_positive,
     is_integer,
     is_number,
-    require_fatr,
-    require_integer,
-    require_layers,
-    require_model,
-    require_positive,
     several,
     some,
 )
@@ -44,20 +44,20 @@ NO_MODELS = {
 @pytest.mark.parametrize(("wrap", "words"), NO_MODELS.values(), ids=NO_MODELS)
 def test_what_is_no_model_is_refused(make_fatr, wrap, words):
     wrapped = wrap(make_fatr())
-    for refuse in (require_model, lambda model: require_fatr(model, "searched"), count_macs):
+    for refuse in (check_model, lambda model: check_fatr(model, "searched"), count_macs):
         with pytest.raises(ValueError, match=words):
             refuse(wrapped)
 
 
 def test_only_fatr_models_that_are_not_fused_are_fatr_models(make_fatr, stock):
-    require_model(stock)
-    require_fatr(make_fatr(), "searched")
+    check_model(stock)
+    check_fatr(make_fatr(), "searched")
     with pytest.raises(
         ValueError, match=r"Only a FATR model can be searched, not a transformers.*ViTForImageClassification"
     ):
-        require_fatr(stock, "searched")
+        check_fatr(stock, "searched")
     with pytest.raises(ValueError, match="A fused model cannot be searched: use the model that it was made from"):
-        require_fatr(make_fatr().fuse(), "searched")
+        check_fatr(make_fatr().fuse(), "searched")
 
 
 def test_a_model_of_text_has_no_cost_of_an_image():
@@ -79,10 +79,10 @@ def test_numbers_are_numbers():
     ] * 4
     for value in (0, 2.5, "8", False, None):
         with pytest.raises(ValueError, match=r"trials=.* must be an integer of at least 1\."):
-            require_integer("trials", value, least=1)
+            check_integer("trials", value, least=1)
     for value in (0, -1, torch.nan, torch.inf, "3", True):
         with pytest.raises(ValueError, match=r"dpi=.* must be a finite number above 0"):
-            require_positive("dpi", value)
+            check_positive("dpi", value)
 
 
 def test_lists_are_lists_without_doubles():
@@ -100,4 +100,4 @@ def test_lists_are_lists_without_doubles():
 @pytest.mark.parametrize("layers", [[4], [-1], [0.5], ["0"], [True], [None]], ids=str)
 def test_layers_are_those_of_the_model(layers):
     with pytest.raises(ValueError, match=r"layers=\[.*\] must be integers from 0 to 3; .* is not"):
-        require_layers("layers", layers, 4)
+        check_layers("layers", layers, 4)

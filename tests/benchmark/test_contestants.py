@@ -10,9 +10,9 @@ from fatr_hf.benchmark import KINDS
 from fatr_hf.benchmark.contestants import (
     TRAINED_STD,
     build_contestants,
+    check_known,
     draw_trained_parameters,
     macs_of_kind,
-    require_known,
 )
 
 
@@ -109,7 +109,7 @@ def test_drawn_parameters_depend_on_name_and_seed(contestants):
 @pytest.mark.parametrize("names", [["fatr", "abacus"], ["fatr", "fatr"], []])
 def test_names_are_checked(names):
     with pytest.raises(ValueError, match=r"abacus|at least one|'fatr' is there twice"):
-        require_known(names)
+        check_known(names)
 
 
 def test_the_callers_random_numbers_stay_as_they_are(setting, cpu):

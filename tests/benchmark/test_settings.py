@@ -6,7 +6,7 @@ import torch
 
 from fatr_hf.benchmark import SIZES, ModelSize, Setting, default_setting
 from fatr_hf.benchmark.machine import choose_device, describe_machine
-from fatr_hf.benchmark.settings import parse_size, require_support
+from fatr_hf.benchmark.settings import check_support, parse_size
 
 
 def test_sizes_are_the_usual_ones():
@@ -43,9 +43,9 @@ def test_refusals(setting, changes, words):
 
 
 def test_graphs_need_cuda(setting, cpu):
-    require_support(setting, cpu)
+    check_support(setting, cpu)
     with pytest.raises(ValueError, match="CUDA graphs need a CUDA device"):
-        require_support(replace(setting, execution="cudagraphs"), cpu)
+        check_support(replace(setting, execution="cudagraphs"), cpu)
 
 
 def test_a_number_format_that_the_device_lacks(setting, cpu, monkeypatch):
@@ -54,7 +54,7 @@ def test_a_number_format_that_the_device_lacks(setting, cpu, monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lacking)
     with pytest.raises(ValueError, match="cpu does not compute in float16"):
-        require_support(replace(setting, dtype="float16"), cpu)
+        check_support(replace(setting, dtype="float16"), cpu)
 
 
 def test_setting_survives_json(setting):

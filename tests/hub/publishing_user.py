@@ -16,7 +16,7 @@ from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.cli import app
-from fatr_hf.hub.publish import publish_folder, require_access
+from fatr_hf.hub.publish import check_access, publish_folder
 from fatr_hf.training.metrics import classification_metrics
 from fatr_hf.training.preprocessing import collate
 from fatr_hf.training.trainer import FATRTrainer
@@ -115,7 +115,7 @@ STEPS = (push_model, push_from_trainer, publish_two_revisions, push_privately, c
 
 
 def main(folder: Path) -> None:
-    require_access("someone/pushed")
+    check_access("someone/pushed")
     report = {step.__name__: step(folder / step.__name__) for step in STEPS}
     (folder / "published.json").write_text(json.dumps(report))
 

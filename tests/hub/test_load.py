@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
-from fatr_hf.hub.load import load_model, load_reduced, quiet_loading, require_processor
+from fatr_hf.hub.load import check_has_processor, load_model, load_reduced, quiet_loading
 
 TEXT = {
     "hidden_size": 16,
@@ -163,4 +163,4 @@ def test_a_reduced_checkpoint_keeps_its_own_but_for_what_is_given(fatr_folder):
 def test_a_missing_image_processor_is_refused(fatr_folder):
     _, processor = load_model(str(fatr_folder))
     with pytest.raises(ValueError, match="has no image processor"):
-        require_processor(processor)
+        check_has_processor(processor)

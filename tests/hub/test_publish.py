@@ -2,12 +2,12 @@ import pytest
 from huggingface_hub.errors import LocalTokenNotFoundError
 from transformers import ViTImageProcessor
 
-from fatr_hf.hub.publish import publish_folder, require_access
+from fatr_hf.hub.publish import check_access, publish_folder
 
 
 def test_publishing_needs_a_name_and_a_login(monkeypatch):
     with pytest.raises(ValueError, match="--push_to_hub needs --hub_model_id"):
-        require_access(None)
+        check_access(None)
 
     class LoggedOut:
         def whoami(self):
@@ -15,7 +15,7 @@ def test_publishing_needs_a_name_and_a_login(monkeypatch):
 
     monkeypatch.setattr("fatr_hf.hub.publish.HfApi", LoggedOut)
     with pytest.raises(PermissionError, match=r"Cannot publish to someone/vit-fatr.*hf auth login"):
-        require_access("someone/vit-fatr")
+        check_access("someone/vit-fatr")
 
 
 def test_only_whole_folders_are_published(make_fatr, monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, constants
 from transformers import ViTImageProcessor
 
 from fatr_hf import FATRViTForImageClassification
-from fatr_hf.hub.publish import publish_folder, require_access
+from fatr_hf.hub.publish import check_access, publish_folder
 
 # huggingface_hub uploads in a way that its HTTP client calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
@@ -206,10 +206,10 @@ def test_a_model_from_a_folder_that_is_gone_can_be_published(hub, fatr_folder):
     ids=["expired-token", "read-only-token", "somebody-else's-name", "bad-name"],
 )
 def test_access_is_checked_before_a_training(hub, monkeypatch, token, name, error, words):
-    require_access(NAME)
+    check_access(NAME)
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(error, match=words):
-        require_access(name)
+        check_access(name)
 
 
 def test_a_hub_that_cannot_be_reached_is_no_matter_of_access(hub, monkeypatch):
@@ -217,4 +217,4 @@ def test_a_hub_that_cannot_be_reached_is_no_matter_of_access(hub, monkeypatch):
         silent.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ConnectionError, match="cannot be reached"):
-            require_access(NAME)
+            check_access(NAME)

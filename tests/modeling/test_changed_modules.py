@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from fatr_hf.modeling.fused_inference import why_not_plain
-from fatr_hf.modeling.weight_checks import refuse_infinite_weights
+from fatr_hf.modeling.weight_checks import check_finite_weights
 
 
 class Scaled(torch.Tensor):
@@ -135,6 +135,6 @@ def test_a_pruned_patch_projection_computes_with_its_mask(make_fatr, pixel_value
 
 def test_quantised_weights_are_not_searched_for_infinite_values():
     quantised = nn.Parameter(Scaled(torch.ones(4, 4, dtype=torch.int8)), requires_grad=False)
-    refuse_infinite_weights("m", [("weight", quantised)])
+    check_finite_weights("m", [("weight", quantised)])
     with pytest.raises(ValueError, match="holds values in weight that are not finite"):
-        refuse_infinite_weights("m", [("weight", nn.Parameter(torch.full((4,), torch.inf)))])
+        check_finite_weights("m", [("weight", nn.Parameter(torch.full((4,), torch.inf)))])

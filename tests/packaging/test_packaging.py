@@ -72,7 +72,7 @@ app.sample_photograph("cat")
 
 EXTRAS = {
     "training": "from fatr_hf.training import augmentation, data, trainer; print(data.load_image_data('digits').name)",
-    "benchmark": "from fatr_hf.analysis.figure_files import require_matplotlib; require_matplotlib()",
+    "benchmark": "from fatr_hf.analysis.figure_files import check_matplotlib; check_matplotlib()",
     "analysis": SEARCH,
     "export": "import onnx, onnxruntime, onnxscript",
     "demo": DEMO,

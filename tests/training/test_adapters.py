@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from fatr_hf import FATRViTForImageClassification, FATRViTModel
-from fatr_hf.training.adapters import REDUCTION_PARAMETERS, FATRPeftModel, refuse_unsaved
+from fatr_hf.training.adapters import REDUCTION_PARAMETERS, FATRPeftModel, check_saved
 from fatr_hf.training.ema import EMA_FILE, EMACallback
 from fatr_hf.training.keep_ratio_callbacks import ElasticKeepRatio, KeepRatioWarmup
 from fatr_hf.training.preprocessing import collate
@@ -325,7 +325,7 @@ def test_parameters_that_peft_would_not_save_are_refused_by_the_trainer(make_fat
 
 @any_config
 def test_what_a_fatr_adapter_trains_is_saved(make_fatr, fields):
-    refuse_unsaved(FATRPeftModel(make_fatr(), LoraConfig(r=2, **fields)))
+    check_saved(FATRPeftModel(make_fatr(), LoraConfig(r=2, **fields)))
 
 
 def test_a_wrapped_attention_has_no_fused_copy(make_fatr):

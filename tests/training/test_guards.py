@@ -288,11 +288,11 @@ def test_mistaken_numbers_of_logged_images_are_refused(make_fatr, make_trainer, 
 def test_frozen_parameters_of_the_reduction_are_warned_of(make_fatr, monkeypatch):
     messages, model = [], make_fatr()
     monkeypatch.setattr(guards.logger, "warning", messages.append)
-    guards.refuse_untrainable(model)
+    guards.check_trainable(model)
     assert messages == []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("classifier" in name)
-    guards.refuse_untrainable(model)
+    guards.check_trainable(model)
     [message] = messages
     assert "parameters of the reduction are frozen" in message
     assert "FATRPeftModel" in message

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 
 from fatr_hf import FATRViTForImageClassification
 from fatr_hf.modeling.hub_repository import auto_map
-from fatr_hf.training.processes import refuse_float16_on_cpu, refuse_small_data
+from fatr_hf.training.processes import check_data_size, check_float16
 from fatr_hf.training.run_folder import last_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -224,17 +224,17 @@ def test_two_machines_equal_one_process(one, tmp_path):
 def test_too_few_images_are_refused_in_words(images, processes, drop_last, words):
     arguments = SimpleNamespace(world_size=processes, train_batch_size=8, dataloader_drop_last=drop_last)
     with pytest.raises(ValueError, match=words):
-        refuse_small_data(images, arguments)
+        check_data_size(images, arguments)
 
 
 @pytest.mark.parametrize(("images", "processes", "drop_last"), [(16, 2, False), (8, 1, True), (1, 1, False)])
 def test_enough_images_are_not_refused(images, processes, drop_last):
     arguments = SimpleNamespace(world_size=processes, train_batch_size=8, dataloader_drop_last=drop_last)
-    refuse_small_data(images, arguments)
+    check_data_size(images, arguments)
 
 
 def test_float16_on_the_cpu_is_refused(tmp_path):
     """accelerate would train in float32 and call it fp16."""
     with pytest.raises(ValueError, match=r"fp16 needs a GPU.*use bf16"):
-        refuse_float16_on_cpu(TrainingArguments(str(tmp_path), use_cpu=True, fp16=True))
-    refuse_float16_on_cpu(TrainingArguments(str(tmp_path), use_cpu=True, bf16=True))
+        check_float16(TrainingArguments(str(tmp_path), use_cpu=True, fp16=True))
+    check_float16(TrainingArguments(str(tmp_path), use_cpu=True, bf16=True))

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...baselines.arguments import require_fatr
+from ...baselines.arguments import check_fatr
 from ...baselines.matched import build_rival
 from ...modeling.reduction_config import REDUCTION_FIELDS
 from ...modeling.reduction_model import ReductionModel
 from ..analyze import Moments, RunningAnalysis, to_row
 from ..compare import to_figure
 from ..images import Batch
-from ..model_inputs import model_batches, require_finite
+from ..model_inputs import check_finite, model_batches
 from ..outputs import judge, model_output
 from ..schedule import Schedule
-from ..trace import require_traceable, trace
+from ..trace import check_traceable, trace
 from .measures import attractor_measures, attractors, reduction_measures
 from .result import LEAST_IMAGES, Diagnosis, FixedSink
 from .trials import Key, list_trials, local_schedule, run_trials
@@ -66,7 +66,7 @@ class RunningDiagnosis:
     """
 
     def __init__(self, model: ReductionModel):
-        require_maps(model)
+        check_maps(model)
         self.trials = list_trials(model.config)
         self.model = model
         self.twin: Any = build_rival(model, "random")
@@ -79,7 +79,7 @@ class RunningDiagnosis:
         """Takes images and, perhaps, their labels."""
         pixel_values = batch.pixel_values
         with self.model.reduction(False):
-            reference = require_finite(self.model, model_output(self.model, pixel_values))
+            reference = check_finite(self.model, model_output(self.model, pixel_values))
             self.analyses["unreduced"].add(self.model, pixel_values)
             kinds = self.add_unreduced_layers(pixel_values)
         self.analyses["reduced"].add(self.model, pixel_values)
@@ -127,10 +127,10 @@ class RunningDiagnosis:
         )
 
 
-def require_maps(model: ReductionModel) -> None:
+def check_maps(model: ReductionModel) -> None:
     """Raises a ValueError for what is no FATR model that can be traced, or whose attention makes no maps."""
-    require_fatr(model, "diagnosed")
-    require_traceable(model)
+    check_fatr(model, "diagnosed")
+    check_traceable(model)
     if model.config._attn_implementation != "eager":
         raise ValueError(
             "A diagnosis needs attention maps: load the model with attn_implementation='eager', "
@@ -163,7 +163,7 @@ def compare_answers(model: ReductionModel, batch: Batch, reference: Tensor) -> d
     Raises:
         ValueError: outputs that are not finite.
     """
-    output = require_finite(model, model_output(model, batch.pixel_values))
+    output = check_finite(model, model_output(model, batch.pixel_values))
     measures = judge(model, batch, output, reference)
     if "accuracy" in measures:
         measures["unreduced_accuracy"] = judge(model, batch, reference, reference)["accuracy"]

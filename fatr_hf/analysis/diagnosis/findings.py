@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ...baselines.arguments import require_kind
+from ...baselines.arguments import check_kind
 from ..compare import Figure
 from ..model_inputs import without_class
 from .measures import HIGH_NORM_RATIO, SINK_RATIO
@@ -62,7 +62,7 @@ class Loss(NamedTuple):
 
 def find(diagnosis: Diagnosis) -> tuple[Finding, ...]:
     """All conclusions that rules draw from a diagnosis, the verdict first."""
-    require_kind("diagnosis", diagnosis, Diagnosis, "what diagnose gave")
+    check_kind("diagnosis", diagnosis, Diagnosis, "what diagnose gave")
     found = (rule(diagnosis) for rule in RULES)
     return tuple(finding for finding in found if finding is not None)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from ...baselines.arguments import require_kind
+from ...baselines.arguments import check_kind
 from ...images import printable
 from ..compare import Figure
 from ..model_inputs import without_class
@@ -108,7 +108,7 @@ def text_page(diagnosis: Diagnosis, model: str, images: str) -> str:
     Raises:
         ValueError: arguments of other kinds.
     """
-    require_page(diagnosis, model, images)
+    check_page(diagnosis, model, images)
     parts = [f"# Diagnosis of {printable(model)}", describe(diagnosis, images), CAVEAT]
     for finding in find(diagnosis):
         parts += [f"## {SEVERITY[finding.severity].word}: {finding.title}", "\n".join(finding_lines(finding))]
@@ -118,11 +118,11 @@ def text_page(diagnosis: Diagnosis, model: str, images: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def require_page(diagnosis: Diagnosis, model: str, images: str) -> None:
+def check_page(diagnosis: Diagnosis, model: str, images: str) -> None:
     """Raises a ValueError where a page's arguments are mixed up."""
-    require_kind("diagnosis", diagnosis, Diagnosis, "what diagnose gave")
-    require_kind("model", model, str, "the model's name")
-    require_kind("images", images, str, "words for the images")
+    check_kind("diagnosis", diagnosis, Diagnosis, "what diagnose gave")
+    check_kind("model", model, str, "the model's name")
+    check_kind("images", images, str, "words for the images")
 
 
 def finding_lines(finding: Finding) -> list[str]:
@@ -167,7 +167,7 @@ def html_page(diagnosis: Diagnosis, model: str, images: str) -> str:
     Raises:
         ValueError: arguments of other kinds.
     """
-    require_page(diagnosis, model, images)
+    check_page(diagnosis, model, images)
     title = f"Diagnosis of {escape(printable(model))}"
     # Paths may break after a slash, which keeps them readable on a phone.
     heading = title.replace("/", "/<wbr>")

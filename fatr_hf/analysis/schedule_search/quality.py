@@ -14,7 +14,7 @@ from torch import Tensor
 from ...modeling.reduction_model import ReductionModel
 from ...modeling.token_plan import LayerPlan
 from ..images import Batch
-from ..model_inputs import is_classifier, model_batches, require_finite, without_class
+from ..model_inputs import check_finite, is_classifier, model_batches, without_class
 from ..outputs import judge, model_output
 from ..schedule import Schedule
 
@@ -57,7 +57,7 @@ def load_examples(model: ReductionModel, data: Any, batch_size: int, quality: st
         ValueError: no images, data of another kind, outputs that are not finite, an unknown quality, or one that model
             or images do not allow.
     """
-    require_quality(model, quality)
+    check_quality(model, quality)
     parts = tuple(model_batches(model, data, batch_size))
     has_class = torch.cat([known_classes(part) for part in parts])
     if quality == "accuracy" and not has_class.any():
@@ -69,11 +69,11 @@ def load_examples(model: ReductionModel, data: Any, batch_size: int, quality: st
     if not judged.all():
         parts = labelled_parts(parts, batch_size)
     unreduced = Schedule().plan(model.config)
-    references = tuple(require_finite(model, model_output(model, part.pixel_values, unreduced)) for part in parts)
+    references = tuple(check_finite(model, model_output(model, part.pixel_values, unreduced)) for part in parts)
     return Examples(quality, parts, references, judged, int(has_class.sum()))
 
 
-def require_quality(model: ReductionModel, quality: str | None) -> None:
+def check_quality(model: ReductionModel, quality: str | None) -> None:
     """Raises a ValueError for an unknown quality, or one that a model does not allow."""
     if quality is not None and quality not in QUALITIES:
         raise ValueError(f"Unknown quality {quality!r}: choose from {', '.join(QUALITIES)}.")

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...baselines.arguments import require_kind
+from ...baselines.arguments import check_kind
 from ..curves import COLOURS, MARKERS
-from ..figure_files import require_matplotlib
+from ..figure_files import check_matplotlib
 from ..names import figure_text
 from ..schedule import Schedule
 from .quality import quality_words
@@ -32,7 +32,7 @@ QUALITY_LABELS = {
 
 def front_table(result: SearchResult) -> str:
     """A Markdown table of the Pareto front, by rising cost."""
-    require_kind("result", result, SearchResult, "what search_schedules gave")
+    check_kind("result", result, SearchResult, "what search_schedules gave")
     heads = (
         "trial",
         COST_LABELS[result.objective],
@@ -100,8 +100,8 @@ def search_figure(result: SearchResult, rivals: Sequence[RivalPoint] = ()) -> "F
     Raises:
         ImportError: matplotlib is not installed.
     """
-    require_kind("result", result, SearchResult, "what search_schedules gave")
-    require_matplotlib()
+    check_kind("result", result, SearchResult, "what search_schedules gave")
+    check_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")

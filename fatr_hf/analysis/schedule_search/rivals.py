@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...baselines.arguments import require_kind, several
+from ...baselines.arguments import check_kind, several
 from ...baselines.macs import plan_macs
 from ...baselines.matched import matched_plan
 from ...baselines.rival import unreduced_copy
@@ -21,7 +21,7 @@ from .quality import (
     load_examples,
     relative_latency,
 )
-from .search import require_choices
+from .search import check_choices
 from .space import has_own_parameters
 
 RIVALS = ("tome", "evit", "random", "pooling")
@@ -87,8 +87,8 @@ def rival_points(
     Raises:
         ValueError: see ``search_schedules``.
     """
-    require_choices(model, objective, quality)
-    names = require_rivals(names)
+    check_choices(model, objective, quality)
+    names = check_rivals(names)
     examples = load_examples(model, data, batch_size, quality)
     points = []
     rival = unreduced_copy(model)
@@ -103,7 +103,7 @@ def rival_points(
     return tuple(points)
 
 
-def require_rivals(names: Iterable[str]) -> tuple[str, ...]:
+def check_rivals(names: Iterable[str]) -> tuple[str, ...]:
     """The names of rivals as a tuple.
 
     Raises:
@@ -148,9 +148,9 @@ def check_schedule(
         ValueError: see ``search_schedules``; what is no schedule, or one that reduces nothing; an unknown rival; a
             number of groups that is not that of the images.
     """
-    require_choices(model, "macs", quality)
-    require_kind("schedule", schedule, Schedule, "a Schedule, such as result.best_at(0.65).schedule")
-    require_rivals([rival])
+    check_choices(model, "macs", quality)
+    check_kind("schedule", schedule, Schedule, "a Schedule, such as result.best_at(0.65).schedule")
+    check_rivals([rival])
     if isinstance(groups, str):
         raise ValueError(f"groups={groups!r} must be a list of names, one for each image.")
     examples = load_examples(model, data, batch_size, quality)

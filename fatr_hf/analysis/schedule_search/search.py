@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...baselines.arguments import require_fatr, require_integer, require_kind
+from ...baselines.arguments import check_fatr, check_integer, check_kind
 from ...modeling.reduction_config import REDUCTION_FIELDS, ReductionConfig
 from ...modeling.reduction_model import ReductionModel
 from ..schedule import Schedule
-from ..trace import require_traceable
+from ..trace import check_traceable
 from .known_schedules import known_schedules
 from .quality import (
     LOWER_IS_BETTER,
     Examples,
+    check_quality,
     load_examples,
     part_qualities,
     relative_latency,
-    require_quality,
     unreduced_quality,
 )
 from .result import PrunedTrial, SearchResult, Trial
@@ -102,13 +102,13 @@ def search_schedules(
         ValueError: a choice that is not possible, a space without a schedule that can be carried out, a file that is no
             study, or the study of another search.
     """
-    require_choices(model, objective, quality)
-    require_integer("trials", trials, least=1)
+    check_choices(model, objective, quality)
+    check_integer("trials", trials, least=1)
     if not callable(on_trial):
         raise ValueError(f"on_trial={on_trial!r} must be a function.")
     space = default_space(model.config) if space is None else space
-    require_kind("space", space, SearchSpace, "a SearchSpace, such as default_space(model.config)")
-    space.require_possible(model.config)
+    check_kind("space", space, SearchSpace, "a SearchSpace, such as default_space(model.config)")
+    space.check_possible(model.config)
     examples = load_examples(model, data, batch_size, quality)
     task = Task(model, examples, space, objective, seed, known_trials(space, model.config))
     directions = ["minimize", "maximize" if task.sign > 0 else "minimize"]
@@ -122,13 +122,13 @@ def search_schedules(
         return collect(opened, task)
 
 
-def require_choices(model: ReductionModel, objective: str, quality: str | None) -> None:
+def check_choices(model: ReductionModel, objective: str, quality: str | None) -> None:
     """Raises a ValueError for an unknown choice, or a model that cannot be searched."""
-    require_fatr(model, "searched")
-    require_traceable(model)
+    check_fatr(model, "searched")
+    check_traceable(model)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r} must be one of {', '.join(OBJECTIVES)}.")
-    require_quality(model, quality)
+    check_quality(model, quality)
 
 
 def known_trials(space: SearchSpace, config: ReductionConfig) -> tuple[tuple[str, Mapping[str, Any]], ...]:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from math import sqrt
 from typing import Any, NamedTuple
 
-from ...baselines.arguments import is_integer, is_number, require_integer, require_kind, several
+from ...baselines.arguments import check_integer, check_kind, is_integer, is_number, several
 from ...modeling.reduction_config import ReductionConfig
 from ..schedule import Schedule
 from .known_schedules import scaled_ranges
@@ -87,7 +87,7 @@ class SearchSpace:
             if name != "windows" or not self.fixed_windows:
                 several(name, getattr(self, name))
         for slot in self.slots:
-            require_kind("a slot", slot, Slot, "a Slot")
+            check_kind("a slot", slot, Slot, "a Slot")
         numbers = (*self.windows, *self.token_multiples, self.max_layers)
         overlap = any(before.last >= after.first for before, after in pairwise(self.slots))
         if overlap or any(slot.first > slot.last for slot in self.slots):
@@ -158,7 +158,7 @@ class SearchSpace:
             return None
         return values if drawn == schedule else None
 
-    def require_possible(self, config: ReductionConfig) -> None:
+    def check_possible(self, config: ReductionConfig) -> None:
         """Raises a ValueError where no schedule of this space can be carried out.
 
         A schedule of several reductions begins with one that is possible on its own, so single ones tell.
@@ -272,11 +272,11 @@ def default_space(
     Raises:
         ValueError: a choice that is not possible, or a model that is to be searched beyond its own parameters.
     """
-    require_kind("config", config, ReductionConfig, "a FATR model's configuration, such as model.config")
+    check_kind("config", config, ReductionConfig, "a FATR model's configuration, such as model.config")
     if windows is not None:
         windows = several("windows", windows)
         for each in windows:
-            require_integer("windows", each, least=1)
+            check_integer("windows", each, least=1)
     if has_own_parameters(config):
         if one_per_range or windows is not None:
             raise ValueError(

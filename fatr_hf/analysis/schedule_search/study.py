@@ -47,11 +47,11 @@ def open_study(path: str | Path | None, directions: Sequence[str], fingerprint: 
     """
     optuna = import_optuna()
     if path is not None:
-        require_study_file(path)
+        check_study_file(path)
     storage = optuna.storages.InMemoryStorage() if path is None else optuna.storages.RDBStorage(f"sqlite:///{path}")
     try:
         study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=directions, load_if_exists=True)
-        require_same_search(study, json.loads(json.dumps(fingerprint)))
+        check_same_search(study, json.loads(json.dumps(fingerprint)))
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         yield study
@@ -61,7 +61,7 @@ def open_study(path: str | Path | None, directions: Sequence[str], fingerprint: 
             storage.engine.dispose()
 
 
-def require_study_file(path: str | Path) -> None:
+def check_study_file(path: str | Path) -> None:
     """Raises a ValueError for a file that holds something else than a study, or cannot be written."""
     try:
         with closing(sqlite3.connect(path)) as connection:
@@ -73,7 +73,7 @@ def require_study_file(path: str | Path) -> None:
         raise ValueError(f"{path} is damaged, or holds something else than a search: choose another file.")
 
 
-def require_same_search(study: Any, fingerprint: Mapping[str, Any]) -> None:
+def check_same_search(study: Any, fingerprint: Mapping[str, Any]) -> None:
     """Raises a ValueError where a study was made by another search; a new study becomes this one's."""
     found = study.user_attrs.get("fingerprint")
     if found is None:
