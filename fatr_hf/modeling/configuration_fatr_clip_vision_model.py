@@ -25,8 +25,4 @@ class FATRCLIPVisionConfig(ReductionConfig, CLIPVisionConfig):
         "clip_vision_model",
         "clip",
     )
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """CLS."""
-        return 1
+    classifier_reads: ClassVar[str] = "patches"

@@ -23,17 +23,8 @@ class FATRDinov2Config(ReductionConfig, Dinov2Config):
     model_type = "fatr_dinov2"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("dinov2",)
+    classifier_reads: ClassVar[str] = "cls_and_patches"
     takes_any_size: ClassVar[bool] = True
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """CLS."""
-        return 1
-
-    @property
-    def classifier_width(self) -> int:
-        """CLS and the mean of the patches."""
-        return 2 * self.hidden_size
 
     @property
     def encoder_spec(self) -> EncoderSpec:

@@ -23,17 +23,8 @@ class FATRDinov2WithRegistersConfig(ReductionConfig, Dinov2WithRegistersConfig):
     model_type = "fatr_dinov2_with_registers"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("dinov2_with_registers",)
+    classifier_reads: ClassVar[str] = "cls_and_patches"
     takes_any_size: ClassVar[bool] = True
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """CLS and registers."""
-        return 1 + self.num_register_tokens
-
-    @property
-    def classifier_width(self) -> int:
-        """CLS and the mean of the patches."""
-        return 2 * self.hidden_size
 
     @property
     def encoder_spec(self) -> EncoderSpec:

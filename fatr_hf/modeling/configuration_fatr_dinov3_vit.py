@@ -23,17 +23,8 @@ class FATRDINOv3ViTConfig(ReductionConfig, DINOv3ViTConfig):
     model_type = "fatr_dinov3_vit"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("dinov3_vit",)
+    classifier_reads: ClassVar[str] = "cls_and_patches"
     takes_any_size: ClassVar[bool] = True
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """CLS and registers."""
-        return 1 + self.num_register_tokens
-
-    @property
-    def classifier_width(self) -> int:
-        """CLS and the mean of the patches."""
-        return 2 * self.hidden_size
 
     @property
     def encoder_spec(self) -> EncoderSpec:

@@ -22,6 +22,7 @@ class FATRIJepaConfig(ReductionConfig, IJepaConfig):
     model_type = "fatr_ijepa"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("ijepa",)
+    classifier_reads: ClassVar[str] = "patches"
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -25,6 +25,7 @@ class FATRSiglipVisionConfig(ReductionConfig, SiglipVisionConfig):
         "siglip_vision_model",
         "siglip",
     )
+    classifier_reads: ClassVar[str] = "patches"
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -32,8 +32,3 @@ class FATRViTConfig(ReductionConfig, ViTConfig):
         "mask_ratio",
         "norm_pix_loss",
     )
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """CLS."""
-        return 1

@@ -86,7 +86,6 @@ class FATRCLIPForImageClassification(FATRCLIPVisionPreTrainedModel, ReductionCla
     """``CLIPForImageClassification`` with token reduction: a linear classifier on the mean of the patches."""
 
     _auto_class = "AutoModelForImageClassification"
-    reads = "patches"
 
     def __init__(self, config: FATRCLIPVisionConfig):
         super(CLIPForImageClassification, self).__init__(config)

@@ -56,7 +56,6 @@ class FATRDinov2ForImageClassification(FATRDinov2PreTrainedModel, ReductionClass
     """``Dinov2ForImageClassification`` with token reduction: CLS and the mean of the patches."""
 
     _auto_class = "AutoModelForImageClassification"
-    reads = "cls_and_patches"
 
     def __init__(self, config: FATRDinov2Config):
         super(Dinov2ForImageClassification, self).__init__(config)

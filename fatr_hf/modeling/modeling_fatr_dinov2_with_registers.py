@@ -59,7 +59,6 @@ class FATRDinov2WithRegistersForImageClassification(
     """``Dinov2WithRegistersForImageClassification`` with token reduction: CLS and the mean of the patches."""
 
     _auto_class = "AutoModelForImageClassification"
-    reads = "cls_and_patches"
 
     def __init__(self, config: FATRDinov2WithRegistersConfig):
         super(Dinov2WithRegistersForImageClassification, self).__init__(config)

@@ -64,7 +64,6 @@ class FATRDINOv3ViTForImageClassification(FATRDINOv3ViTPreTrainedModel, Reductio
     """
 
     _auto_class = "AutoModelForImageClassification"
-    reads = "cls_and_patches"
 
     def __init__(self, config: FATRDINOv3ViTConfig):
         super().__init__(config)

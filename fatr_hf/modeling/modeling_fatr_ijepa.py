@@ -56,7 +56,6 @@ class FATRIJepaForImageClassification(FATRIJepaPreTrainedModel, ReductionClassif
     """``IJepaForImageClassification`` with token reduction: a linear classifier on the mean of all patches."""
 
     _auto_class = "AutoModelForImageClassification"
-    reads = "patches"
 
     def __init__(self, config: FATRIJepaConfig):
         super(IJepaForImageClassification, self).__init__(config)

@@ -104,7 +104,6 @@ class FATRSiglipForImageClassification(
     """``SiglipForImageClassification`` with token reduction: a linear classifier on the mean of the patches."""
 
     _auto_class = "AutoModelForImageClassification"
-    reads = "patches"
 
     def __init__(self, config: FATRSiglipVisionConfig):
         super(SiglipForImageClassification, self).__init__(config)

@@ -117,6 +117,8 @@ class ReductionConfig(PreTrainedConfig):
     """Fields of those that belong to parts of the stock model which FATR does not have."""
     takes_any_size: ClassVar[bool] = False
     """Whether the stock model stretches its positions to every image by itself."""
+    classifier_reads: ClassVar[str] = "cls"
+    """What a classifier reads of an encoder's tokens: ``cls``, ``patches`` (their mean) or ``cls_and_patches``."""
 
     reduction_layers: list[int] | tuple[int, ...] | None = None
     keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
@@ -173,13 +175,13 @@ class ReductionConfig(PreTrainedConfig):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches, such as CLS; they are never reduced."""
-        raise NotImplementedError
+        """Tokens before the patches, which are never reduced: CLS and registers, where a family has no others."""
+        return 1 + (getattr(self, "num_register_tokens", None) or 0)
 
     @property
     def classifier_width(self) -> int:
         """Channels that a classifier reads."""
-        return self.encoder_spec.hidden_size
+        return self.hidden_size * (2 if self.classifier_reads == "cls_and_patches" else 1)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

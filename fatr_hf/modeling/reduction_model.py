@@ -274,18 +274,15 @@ class ReductionEncoder(ReductionModel):
 class ReductionClassifier(ReductionModel):
     """An encoder, as ``base_model``, and a linear classifier on what is read out of it."""
 
-    reads: ClassVar[str] = "cls"
-    """What the classifier reads of an encoder's tokens: ``cls``, ``patches`` (their mean) or ``cls_and_patches``."""
-
     output_class: ClassVar[type[FATRImageClassifierOutput]] = FATRImageClassifierOutput
 
     def classify(self, outputs: FATRModelOutput) -> Tensor:
         """Logits (batch, classes) of an encoder's outputs."""
         sequence: Any = outputs.last_hidden_state
         parts = []
-        if self.reads != "patches":
+        if self.config.classifier_reads != "patches":
             parts.append(sequence[:, 0])
-        if self.reads != "cls":
+        if self.config.classifier_reads != "cls":
             parts.append(mean_of_patches(sequence, outputs.token_sizes, self.config.num_prefix_tokens))
         classifier: Any = self.classifier
         logits: Tensor = classifier(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
@@ -313,14 +310,14 @@ class ReductionClassifier(ReductionModel):
         check_no_training(self)
         plan = self.plan_for(pixel_values, plan)
         asked = {"output_token_sources": output_token_sources, **kwargs}
-        if self.reads == "cls" and not asks_for_more(self.config, asked):
+        if self.config.classifier_reads == "cls" and not asks_for_more(self.config, asked):
             plan[-1] = plan[-1]._replace(prefix_only=True)
         outputs = self.base_model(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             plan=plan,
             output_token_sources=output_token_sources,
-            output_token_sizes=self.reads != "cls",
+            output_token_sizes=self.config.classifier_reads != "cls",
             return_dict=True,
             **kwargs,
         )

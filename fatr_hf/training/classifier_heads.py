@@ -63,7 +63,8 @@ def order_classifier(model: Any, places: Sequence[int], names: Sequence[str]) ->
 def renew_classifier(model: Any, names: Sequence[str]) -> None:
     """Gives a model new linear ``classifiers`` for classes of these names."""
     for name, old in classifiers(model).items():
-        new = nn.Linear(model.config.classifier_width, len(names)).to(model.device, model.dtype)
+        width = getattr(old, "in_features", None) or getattr(model.config, "classifier_width", model.config.hidden_size)
+        new = nn.Linear(width, len(names)).to(model.device, model.dtype)
         model._init_weights(new)
         setattr(model, name, new.train(old.training))
     name_classes(model, names)

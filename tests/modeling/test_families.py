@@ -158,7 +158,7 @@ def test_a_fused_classifier_gives_the_same_logits(name):
     fused.base_model.layers[-1].mlp.register_forward_hook(lambda module, given, output: lengths.append(output.shape[1]))
     assert_rounded_alike(fused(pixel_values).logits, model(pixel_values).logits)
     whole = model.config.plan()[-1].tokens_out
-    assert lengths == [model.config.num_prefix_tokens if (model.reads == "cls") else whole]
+    assert lengths == [model.config.num_prefix_tokens if (model.config.classifier_reads == "cls") else whole]
 
 
 @pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated"])
