@@ -17,12 +17,11 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from fatr_hf.baselines.rival import UNREDUCED
 from fatr_hf.hub.checkpoints import is_classifier, is_fatr, read_config
 from fatr_hf.hub.convert_model import fatr_class_of
 from fatr_hf.hub.load import check_family, reduced_class, size_of_images
 from fatr_hf.images import resize_processor
-from fatr_hf.modeling.reduction_config import REDUCTION_FIELDS, as_pair
+from fatr_hf.modeling.reduction_config import REDUCTION_FIELDS, UNREDUCED, ReductionConfig, as_pair
 from fatr_hf.modeling.reduction_model import ReductionModel
 from fatr_hf.training.classifier_heads import (
     class_fields,
@@ -48,7 +47,7 @@ def new_base(options: ModelArguments, names: Sequence[str]) -> tuple[PreTrainedM
         initializer_range=options.base_initializer_range,
         **class_fields(names),
     )
-    reduction_of(config, options)  # refuse a bad reduction beforehand
+    reduced_config(config, options)  # refuse a bad reduction beforehand
     size = {"height": options.base_image_size, "width": options.base_image_size}
     return ViTForImageClassification(config), ViTImageProcessor(size=size)
 
@@ -71,7 +70,7 @@ def fetch_base(
     model_class = classifier_class(name, revision)
     where = {"revision": revision, **size_of_images(name, revision, model_class), **options.size_fields()}
     config = model_class.config_class.from_pretrained(name, **where, **UNREDUCED)
-    reduction_of(config, options)  # refuse a bad reduction beforehand
+    reduced_config(config, options)  # refuse a bad reduction beforehand
     places = find_classes(config, names)
     loaded, info = model_class.from_pretrained(
         name,
@@ -136,24 +135,23 @@ def stock_twin(model: Any) -> PreTrainedModel:
     return twin.train(model.training)
 
 
-def reduction_of(config: PreTrainedConfig, options: ModelArguments) -> dict[str, Any]:
-    """All fields of the reduction that the options give an unreduced model, stock or ours.
+def reduced_config(config: PreTrainedConfig, options: ModelArguments) -> ReductionConfig:
+    """The configuration of an unreduced model, stock or ours, with the reduction that the options give it.
 
     Raises:
         ValueError, huggingface_hub.errors.StrictDataclassError: a reduction that cannot be.
     """
     family = check_family(type(config).__name__, config.model_type)
     plain = {name: value for name, value in config.to_dict().items() if name not in REDUCTION_FIELDS}
-    reduced = family.config.from_dict(plain, **options.reduction_fields())
-    return {name: getattr(reduced, name) for name in REDUCTION_FIELDS}
+    reduced: ReductionConfig = family.config.from_dict(plain, **options.reduction_fields())
+    return reduced
 
 
 def reduced_model(base: PreTrainedModel, options: ModelArguments) -> ReductionModel:
     """The reduced model that an unreduced one becomes: a copy of its weights, in evaluation mode."""
     target: Any = type(base) if isinstance(base, ReductionModel) else fatr_class_of(base)
-    config = target.config_class.from_dict(base.config.to_dict(), **reduction_of(base.config, options))
     with torch.random.fork_rng():  # what is drawn here is replaced at once
-        model: Any = target(config)
+        model: Any = target(reduced_config(base.config, options))
     model.load_state_dict({**model.state_dict(), **base.state_dict()})
     reduced: ReductionModel = model.to(base.dtype).eval()
     return reduced

@@ -21,11 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 
-from fatr_hf.baselines.rival import UNREDUCED
 from fatr_hf.benchmark import choose_device
 from fatr_hf.hub.convert import check_free
 from fatr_hf.hub.load import quiet_loading, size_of_images
 from fatr_hf.images import check_processor
+from fatr_hf.modeling.reduction_config import UNREDUCED
 from fatr_hf.programs import run_program
 from fatr_hf.training.classifier_heads import class_fields, classifiers
 from fatr_hf.training.data import load_image_data

@@ -7,8 +7,7 @@ from transformers import BaseImageProcessor
 
 from fatr_hf.hub.checkpoints import is_fatr, read_config
 from fatr_hf.hub.load import check_has_processor, load_reduced
-
-UNREDUCED: dict[str, Any] = {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
+from fatr_hf.modeling.reduction_config import UNREDUCED
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

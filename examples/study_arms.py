@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.baselines.macs import closest, count_macs, plan_macs
 from fatr_hf.baselines.matched import matched_merges
-from fatr_hf.baselines.rival import METHODS, UNREDUCED, Rival
+from fatr_hf.baselines.rival import METHODS, Rival
+from fatr_hf.modeling.reduction_config import UNREDUCED
 
 
 class Arm(NamedTuple):

@@ -50,7 +50,7 @@ class Family(NamedTuple):
     classifier: Any
     backbone: Any = None
     second_classifier: Any = None
-    """Which a checkpoint has that names it as its architecture."""
+    """Loaded instead of ``classifier`` where a checkpoint names it as its architecture."""
 
 
 FAMILIES = (

@@ -108,8 +108,8 @@ def check_fatr(model: Any, work: str) -> None:
     check_model(model)
     if not isinstance(model, ReductionModel):
         raise ValueError(
-            f"Only a FATR model can be {work}, not {described(model)}: load the checkpoint by "
-            "FATRViTForImageClassification.from_pretrained."
+            f"Only a FATR model can be {work}, not {described(model)}: make one by fatr_hf.convert, or take the vision "
+            "tower of a whole model."
         )
     if is_fused(model):
         raise ValueError(f"A fused model cannot be {work}: use the model that it was made from.")

@@ -31,7 +31,6 @@ class EViT(LayerwiseMethod):
             fuse a single token stays an ordinary one: its sequence would not be shorter.
     """
 
-    label = "EViT"
     fuse_inattentive: bool = True
 
     def check(self) -> None:

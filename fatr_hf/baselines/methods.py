@@ -7,7 +7,7 @@ runs on every family.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from .arguments import is_integer, is_number
 @dataclass(frozen=True)
 class Method:
     """A way to reduce tokens; its fields are what can be chosen. Lists become tuples."""
-
-    label: ClassVar[str]
-    """What tables and pictures call it."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -38,7 +38,6 @@ class Pooling(LayerwiseMethod):
             read. No side grows; a grid beyond the image's own is that of the image.
     """
 
-    label = "average pooling"
     grids: Sequence[int | Sequence[int]] | None = None
 
     def check(self) -> None:

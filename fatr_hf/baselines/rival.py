@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from .. import families
 from ..modeling.fused_inference import is_fused
-from ..modeling.reduction_config import ReductionConfig
-from ..modeling.reduction_model import ReductionModel
+from ..modeling.reduction_config import UNREDUCED, ReductionConfig
+from ..modeling.reduction_model import ReductionModel, check_pixel_values
 from ..modeling.token_plan import LayerPlan
+from .arguments import check_fatr, described
 from .evit import EViT
 from .methods import Method
 from .pooling import Pooling
@@ -24,15 +25,6 @@ from .truncation import Truncation
 
 METHODS: dict[str, type[Method]] = {"evit": EViT, "tome": ToMe, "pooling": Pooling, "truncation": Truncation}
 """By the name that a configuration holds."""
-
-UNREDUCED: dict[str, Any] = {
-    "reduction_layers": [],
-    "keep_ratio": 1.0,
-    "dc_windows": [],
-    "reweight_attention": False,
-    "dc_position_embeddings": False,
-}
-"""Fields with which a FATR model has no reduction and no parameter of its own."""
 
 
 @strict
@@ -143,13 +135,17 @@ class Rival(PreTrainedModel):
             model: a FATR model; it stays as it is.
 
         Raises:
-            ValueError: a model or sizes that the method cannot take.
+            ValueError: what is no FATR model, a fused one, no method, or a model that the method cannot take.
         """
-        name = next(name for name, each in METHODS.items() if type(method) is each)
+        check_fatr(model, "given a method")
+        names = [name for name, each in METHODS.items() if type(method) is each]
+        if not names:
+            classes = ", ".join(each.__name__ for each in METHODS.values())
+            raise ValueError(f"method={described(method)} must be one of {classes}, such as ToMe(merges_per_layer=13).")
         method.plan(model.config)
         unreduced = unreduced_copy(model)
         config = RivalConfig(
-            method=name,
+            method=names[0],
             settings=asdict(method),
             architecture=type(unreduced).__name__,
             encoder_config=unreduced.config,
@@ -196,6 +192,7 @@ class Rival(PreTrainedModel):
 
     def plan_for(self, pixel_values: Tensor) -> list[LayerPlan]:
         """The plan of a forward pass over images (batch, channels, height, width)."""
+        check_pixel_values(pixel_values, self.config.num_channels)
         return self.method.plan(self.config.encoder, pixel_values.shape[-2:])
 
     def fuse(self) -> Self:

@@ -27,12 +27,11 @@ class ToMe(Method):
 
     Args:
         merges_per_layer: the paper's r, pairs of tokens that each layer merges: so many tokens fewer leave it. One
-            value, or one for each layer. Of the patch tokens at most half merge: a higher value means as many as can.
+            value, or one for each layer. A layer merges at most half of its patch tokens, whatever the value.
         proportional_attention: whether the logarithm of a token's size is added to the attention logits towards it
             (equation 1).
     """
 
-    label = "ToMe"
     merges_per_layer: int | Sequence[int] = 13
     proportional_attention: bool = True
 

@@ -26,7 +26,6 @@ class Truncation(Method):
             each layer. Those of a FATR model are ``[step.tokens_out for step in config.plan()]``.
     """
 
-    label = "truncation"
     tokens_out: Sequence[int] = ()
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from ..baselines.macs import count_macs
 from ..baselines.matched import build_rival
 from ..baselines.rival import Rival
 from ..modeling import FATRViTForImageClassification
+from ..modeling.reduction_config import UNREDUCED
 from .settings import Setting
 
 TRAINED_PARAMETERS = ("omega1", "omega2", "dc_position_embeddings")
@@ -54,8 +55,7 @@ def build_fatr(setting: Setting, **changes: Any) -> FATRViTForImageClassificatio
 
 def build_unreduced(setting: Setting) -> PreTrainedModel:
     """FATR without reduction layers, which can be fused as any FATR model."""
-    unreduced: dict[str, Any] = {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
-    return build_fatr(setting, **unreduced)
+    return build_fatr(setting, **UNREDUCED)
 
 
 def build_rival_of(name: str) -> Callable[[Setting], PreTrainedModel]:

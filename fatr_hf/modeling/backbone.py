@@ -12,7 +12,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .encoder import FATRAttention, run_layers
 from .fused_inference import FusedAttention
-from .reduction_model import ReductionEncoder, check_no_training
+from .reduction_model import ReductionEncoder, check_no_mask, check_no_training
 from .token_plan import LayerPlan
 
 
@@ -49,6 +49,7 @@ class ReductionBackbone(BackboneMixin, ReductionEncoder):
         """
         plan = self.plan_for(pixel_values, plan)
         check_no_training(self)
+        check_no_mask(kwargs.pop("attention_mask", None))
         wanted = [place for place, name in enumerate(self.stage_names) if name in self.out_features]
         stages = range(len(self.stage_names)) if output_hidden_states else wanted
         hidden_states, layout, rotary = self.start(pixel_values)

@@ -34,6 +34,15 @@ REDUCTION_FIELDS = {
 LARGEST_SIZE, LARGEST_DEPTH = 2**20, 1000
 """Widths, patches or classes, and layers: far beyond any ViT. What names more is damaged, and would never be built."""
 
+UNREDUCED: dict[str, Any] = {
+    "reduction_layers": [],
+    "keep_ratio": 1.0,
+    "dc_windows": [],
+    "reweight_attention": False,
+    "dc_position_embeddings": False,
+}
+"""Fields with which a model has no reduction and no parameters of one."""
+
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 PRESETS = ("local",)
@@ -211,8 +220,7 @@ class ReductionConfig(PreTrainedConfig):
         preset = kwargs.pop("preset", None)
         try:
             if preset is not None:
-                dense = {"reduction_layers": [], "keep_ratio": 1.0, "dc_windows": []}
-                grid = super().from_dict(config_dict | overrides | dense).patch_grid()
+                grid = super().from_dict(config_dict | overrides | UNREDUCED).patch_grid()
                 overrides = preset_fields(preset, grid) | overrides
             return super().from_dict(config_dict | overrides, **kwargs)
         except (AttributeError, LookupError, RecursionError, TypeError) as error:

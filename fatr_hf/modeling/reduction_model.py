@@ -254,11 +254,7 @@ class ReductionEncoder(ReductionModel):
         """
         plan = self.plan_for(pixel_values, plan)
         check_no_training(self)
-        if kwargs.pop("attention_mask", None) is not None:
-            raise ValueError(
-                "attention_mask is not supported: the sequence shrinks on its way, so a mask of its first length "
-                "cannot hold in later layers. Leave it out."
-            )
+        check_no_mask(kwargs.pop("attention_mask", None))
         hidden_states, layout, rotary = self.start(
             pixel_values, bool_masked_pos=bool_masked_pos, interpolate_pos_encoding=bool(interpolate_pos_encoding)
         )
@@ -415,6 +411,15 @@ def check_no_training(model: Any) -> None:
                 raise ValueError(f"A fused model is for inference, and {name} requires a gradient: train its original.")
 
 
+def check_no_mask(attention_mask: Tensor | None) -> None:
+    """Raises a ValueError for an attention mask."""
+    if attention_mask is not None:
+        raise ValueError(
+            "attention_mask is not supported: the sequence shrinks on its way, so a mask of its first length cannot "
+            "hold in later layers. Leave it out."
+        )
+
+
 def check_not_fused(model: nn.Module, method: str) -> None:
     """Raises a ValueError where a method would change a fused model, whose weights hold its reduction."""
     if is_fused(model):
@@ -425,6 +430,9 @@ def check_plan(model: ReductionModel, plan: Sequence[LayerPlan], image_size: Ite
     """Raises a ValueError for a plan that was made for another model or image size (height and width in pixels)."""
     config = model.config
     patches = math.prod(config.patch_grid(image_size))
+    if not isinstance(plan, Sequence) or not all(hasattr(step, "patches_in") for step in plan):
+        kind = type(plan).__name__
+        raise ValueError(f"plan must be a list with a LayerPlan for each layer, as config.plan() gives it, not {kind}.")
     if len(plan) != config.num_hidden_layers:
         raise ValueError(f"plan has {len(plan)} layers, and the model {config.num_hidden_layers}: use config.plan().")
     first = plan[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .patch_embedding import stretch_positions
+from .reduction_config import UNREDUCED
 from .weight_checks import LOCATION, find_file, read_header, read_tensor, shard_names
 
 logger = logging.get_logger(__name__)
@@ -75,7 +76,7 @@ def stretch_mismatched(
 def position_grids(name: str, config: Any, arguments: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """The grids of patches of a checkpoint's configuration and of the one it is loaded with, where its patches fit."""
     fields, _ = config.get_config_dict(name, **{key: value for key, value in arguments.items() if key in LOCATION})
-    dense = type(config).from_dict(fields, reduction_layers=[], keep_ratio=1.0, dc_windows=[])
+    dense = type(config).from_dict(fields, **UNREDUCED)
     stored, own = (getattr(each, "vision_config", each) for each in (dense, config))
     return (stored.patch_grid(), own.patch_grid()) if stored.patch_size == own.patch_size else None
 

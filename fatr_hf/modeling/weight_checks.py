@@ -116,7 +116,7 @@ def read_tensor(path: Path, key: str) -> torch.Tensor:
 def wording_errors(name: str) -> Iterator[None]:
     """Within a ``with`` block a checkpoint that transformers fails on raises a ValueError that names it.
 
-    Errors that say in words what is wrong, or that callers of transformers catch, stay what they are.
+    Errors that are clear already, or that callers of transformers catch, stay as they are.
     """
     try:
         yield

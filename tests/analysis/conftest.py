@@ -20,7 +20,7 @@ from transformers import (
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.analysis.analyze import analyze
 from fatr_hf.baselines import EViT, Pooling, Rival, ToMe, Truncation
-from fatr_hf.baselines.rival import UNREDUCED
+from fatr_hf.modeling.reduction_config import UNREDUCED
 
 FAMILIES = {
     "vit": (ViTConfig, ViTForImageClassification),

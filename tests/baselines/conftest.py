@@ -8,7 +8,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 from fatr_hf.baselines import METHODS, Rival
 from fatr_hf.baselines.macs import plan_macs
-from fatr_hf.baselines.rival import UNREDUCED
+from fatr_hf.modeling.reduction_config import UNREDUCED
 
 # The families' small models and their slow reference serve here too.
 sys.path.insert(0, str(Path(__file__).parents[1] / "modeling"))

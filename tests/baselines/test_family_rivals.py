@@ -10,7 +10,8 @@ import fatr_hf
 from fatr_hf.baselines import EViT, Pooling, Rival, ToMe, Truncation
 from fatr_hf.baselines.macs import count_macs
 from fatr_hf.baselines.matched import matched_rivals, rival_names
-from fatr_hf.baselines.rival import UNREDUCED, unreduced_copy
+from fatr_hf.baselines.rival import unreduced_copy
+from fatr_hf.modeling.reduction_config import UNREDUCED
 from fatr_hf.modeling.token_reduction import restore_tokens
 
 encoders = pytest.mark.parametrize("name", ENCODERS)
@@ -92,7 +93,7 @@ def test_rivals_run_fuse_save_and_cost_about_the_same(name, tmp_path):
     assert_rounded_alike(tensors_of(model(**given)), before)
 
 
-@pytest.mark.parametrize("method", [ToMe(9), EViT(), Pooling(grids=[4, 4, 2])], ids=lambda method: method.label)
+@pytest.mark.parametrize("method", [ToMe(9), EViT(), Pooling(grids=[4, 4, 2])], ids=["tome", "evit", "pooling"])
 @torch.no_grad()
 def test_every_patch_is_in_the_token_that_stands_for_it(method):
     """Sizes count the patches, and a patch that is a token of its own comes back as it is."""

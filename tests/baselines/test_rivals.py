@@ -98,6 +98,34 @@ def test_bad_configurations_are_refused_in_words(fields, words):
         RivalConfig(**fields)
 
 
+@pytest.mark.parametrize(
+    ("make_model", "method", "words"),
+    [
+        (
+            lambda fatr, stock: fatr,
+            "tome",
+            "method='tome' must be one of EViT, ToMe, Pooling, Truncation, such as ToMe",
+        ),
+        (
+            lambda fatr, stock: stock,
+            ToMe(3),
+            "Only a FATR model can be given a method, .*: make one by fatr_hf.convert",
+        ),
+        (lambda fatr, stock: fatr.fuse(), ToMe(3), "A fused model cannot be given a method"),
+        (lambda fatr, stock: fatr, ToMe([3]), r"merges_per_layer=\[3\] has 1 entries"),
+    ],
+    ids=["name", "stock", "fused", "entries"],
+)
+def test_what_makes_no_rival_is_refused_in_words(make_fatr, sharp_stock, make_model, method, words):
+    with pytest.raises(ValueError, match=words):
+        Rival.of(make_model(make_fatr(), sharp_stock), method)
+
+
+def test_pixel_values_are_checked_before_they_are_planned_for(rival):
+    with pytest.raises(ValueError, match="pixel_values must be a tensor"):
+        rival("picture")
+
+
 def test_outputs(rival, pixel_values):
     rival.set_attn_implementation("eager")
     outputs = rival(pixel_values, labels=torch.tensor([0, 1, 2]), output_hidden_states=True, output_attentions=True)

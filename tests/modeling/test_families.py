@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from family_cases import CLASSIFIERS, ENCODERS, KINDS, TEXT, built, images, inputs_of, tensors_of, tower_of
+from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, KINDS, TEXT, built, images, inputs_of, tensors_of, tower_of
 from family_reference import reference_encode
 from rounding import assert_rounded_alike
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, VisionTextDualEncoderModel
@@ -301,6 +301,9 @@ def test_plans_of_other_models_and_sizes_are_refused():
         model(pixel_values, plan=converted("deit").config.plan())
     with pytest.raises(ValueError, match="plan has 2 layers, and the model 4"):
         model(pixel_values, plan=model.config.plan()[:2])
+    for plan, kind in ((3, "int"), ("plan", "str"), ([3, 4, 5, 6], "list")):
+        with pytest.raises(ValueError, match=f"plan must be a list with a LayerPlan for each layer, .*, not {kind}"):
+            model(pixel_values, plan=plan)
     other = type(model.config).from_dict(model.config.to_dict(), reduction_layers=[0], dc_windows=1)
     with pytest.raises(ValueError, match="layer 0 of this model does not have: omega1"):
         model(pixel_values, plan=other.plan())
@@ -313,6 +316,9 @@ def test_masks_and_unknown_selections_are_refused(name):
     model = converted(name)
     with pytest.raises(ValueError, match="attention_mask is not supported"):
         model(images(2), attention_mask=torch.ones(2, 65))
+    if name in BACKBONES:
+        with pytest.raises(ValueError, match="attention_mask is not supported"):
+            converted(name, BACKBONES)(images(2), attention_mask=torch.ones(2, 65))
     if not model.config.num_prefix_tokens:
         with pytest.raises(Exception, match="needs a CLS token"):
             model.set_reduction(selection="cls_attention")
