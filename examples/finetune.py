@@ -33,10 +33,11 @@ from transformers import (
 from fatr_hf.benchmark import ModelCost, compare_throughput, count_macs, results_table
 from fatr_hf.hub.clean_process import predict_classes
 from fatr_hf.hub.errors import ProofError
+from fatr_hf.hub.model_card import budget_table, build_model_card
 from fatr_hf.hub.publish import check_access, publish_folder
 from fatr_hf.hub.verify import classify_without_package, plain_pictures
 from fatr_hf.images import check_processor
-from fatr_hf.modeling import admissible_keep_ratios, budget_table, build_model_card
+from fatr_hf.modeling import admissible_keep_ratios
 from fatr_hf.modeling.reduction_model import ReductionModel
 from fatr_hf.programs import run_program
 from fatr_hf.training.augmentation import AUGMENTATIONS, Augmentation, find_augmentation

@@ -9,6 +9,7 @@ import torch
 from study_data import TensorImages
 
 from fatr_hf import FATRViTForImageClassification
+from fatr_hf.analysis.input_budget import classify_by_mass
 from fatr_hf.benchmark import count_macs
 
 ELASTIC_RANGE = (0.3, 0.9)
@@ -48,7 +49,7 @@ def accuracy_and_macs(
         if selection_mass is None:
             logits = model(batch["pixel_values"]).logits
         else:
-            output: Any = model.forward_by_mass(batch["pixel_values"], selection_mass, BUCKETS)
+            output: Any = classify_by_mass(model, batch["pixel_values"], selection_mass, BUCKETS)
             logits, macs = output.logits, macs + int(output.macs.sum())
         hits += int((logits.argmax(1) == batch["labels"]).sum())
     return hits / len(images), macs / len(images)

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "baselines": {"modeling", "baselines", "families"},
     "analysis": {"images", "modeling", "baselines", "analysis"},
     "benchmark": {"modeling", "baselines", "analysis", "benchmark"},
-    "training": {"images", "modeling", "baselines", "analysis", "training"},
+    "training": {"images", "modeling", "baselines", "analysis", "hub", "training"},
     "hub": {"images", "modeling", "baselines", "hub", "families"},
     "cli": {
         "images",

@@ -9,8 +9,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from fatr_hf.analysis.images import NamedImage, load_images, to_batch
 from fatr_hf.hub.convert import convert_checkpoint
 from fatr_hf.hub.load import load_model, load_reduced
+from fatr_hf.hub.model_card import build_model_card
 from fatr_hf.images import check_processor, open_picture
-from fatr_hf.modeling import build_model_card
 from fatr_hf.training.data import load_image_data, read_images
 from fatr_hf.training.preprocessing import MixingCollator, collate, image_transform
 

@@ -3,6 +3,7 @@
 from ..baselines.macs import count_macs
 from .compare import OutOfMemory, Protocol, compare, default_protocol
 from .contestants import KINDS
+from .latency import fit_latency
 from .machine import choose_device, describe_machine
 from .plot import plot_throughput
 from .report import ModelCost, comparison_table, results_table
@@ -31,6 +32,7 @@ __all__ = [
     "default_protocol",
     "default_setting",
     "describe_machine",
+    "fit_latency",
     "plot_throughput",
     "results_table",
     "suggest_multiple",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..hub.card import checkpoint_card
+from ..hub.model_card import checkpoint_card
 from .common import ModelName, Revision, check_folders, option, refusals, separated, write_json
 
 HELP = """

@@ -7,7 +7,7 @@ import typer
 
 from ..hub.convert import Conversion, convert_checkpoint
 from ..hub.load import quiet_loading
-from ..modeling.model_card import token_table
+from ..hub.model_card import token_table
 from .common import (
     ModelName,
     Revision,

@@ -1,5 +1,6 @@
 """Whether the code of a repository is that of this release of fatr_hf; it is compared, never run."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,15 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import snapshot_download
+from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..modeling import model_card
+from ..modeling import hub_repository
 from ..modeling.hub_repository import HTTPClientError
-from ..modeling.model_card import file_hash, shipped_code_hashes
 
 VIT = "configuration_fatr_vit.py"
 """Whose files a repository is expected to hold that has no configuration of ours."""
 
-CONFIGURATIONS = {path.name for path in Path(model_card.__file__).parent.glob("configuration_fatr_*.py")}
+MODELING = Path(hub_repository.__file__).parent
+"""The folder of the code that travels."""
+
+CONFIGURATIONS = {path.name for path in MODELING.glob("configuration_fatr_*.py")}
 """The configurations of all families and composites."""
 
 Verdict = Literal["same", "differs", "missing", "not ours"]
@@ -47,6 +51,22 @@ def compare_code(name: str | os.PathLike[str], revision: str | None = None) -> d
         verdict: Verdict = "same" if is_same else "differs" if path.name in ours else "not ours"
         verdicts[path.relative_to(folder).as_posix()] = verdict
     return verdicts | dict.fromkeys(code_elsewhere(folder), "not ours")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def shipped_code_hashes(configuration: str = VIT) -> dict[str, str]:
+    """The hash of every file that travels with a model, by name.
+
+    Args:
+        configuration: the file of its configuration, which names the model's as well.
+    """
+    start = MODELING / configuration
+    paths = [start, *map(Path, get_relative_import_files(start))]
+    return {path.name: file_hash(path) for path in sorted(paths)}
 
 
 def find_code(name: str | os.PathLike[str], revision: str | None = None) -> Path:

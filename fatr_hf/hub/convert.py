@@ -16,6 +16,7 @@ from ..modeling.budget import with_keep_ratio
 from ..modeling.reduction_config import as_pair
 from .checkpoints import copy_image_processor, cropped_size, read_config
 from .convert_model import convert
+from .model_card import model_card_of
 from .timm import timm_fields
 
 RESULTS = """The weights are those of {origin}. The model has not been fine-tuned with the reduction, and its accuracy
@@ -121,6 +122,6 @@ def conversion_card(model: Any, name: str) -> ModelCard:
     hub_name = None if Path(name).exists() else name
     origin = f"`{hub_name}`" if hub_name else "an unreduced checkpoint"
     # Named in the metadata alone: of a base_model that it is given, the card says that it was fine-tuned from it.
-    card = model.build_card(base_model=None, results=RESULTS.format(origin=origin))
+    card = model_card_of(model, base_model=None, results=RESULTS.format(origin=origin))
     card.data["base_model"] = hub_name
     return card

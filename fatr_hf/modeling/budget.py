@@ -1,29 +1,15 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a schedule costs, and the gentlest one that a budget of multiply-accumulates or milliseconds allows.
-
-Multiply-accumulates follow from the configuration alone. Milliseconds are measured on the device at hand, a few times
-in a search by halves, and remembered in the configuration for that device.
-"""
+"""What a plan costs in multiply-accumulates, and the gentlest one that a budget allows."""
 
 import copy
-import platform
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from statistics import median
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from .reduction_config import ReductionConfig, as_pair, is_integer, is_number
-from .token_plan import SIZE_CHANNELS, LayerPlan
-
-REPEATS = 7
-"""Timed forward passes for one latency, which is their median."""
-
-REMEMBERED = 100
-"""Circumstances whose latencies a configuration holds; beyond, the oldest are forgotten (see ``latency_key``)."""
+from .reduction_config import ReductionConfig, as_pair, is_number
+from .token_plan import SIZE_CHANNELS
 
 
 def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> int:
@@ -102,113 +88,35 @@ def highest_within(ratios: Sequence[float], budgets: Sequence[tuple[str, float, 
     return ratios[allowed - 1]
 
 
-def choose_keep_ratio(
-    model: Any,
-    macs: float | None,
-    latency_ms: float | None,
-    batch_size: int,
-    image_size: int | Iterable[int] | None,
-    measure: Callable[[Any, torch.Tensor, Sequence[LayerPlan]], float] | None = None,
-) -> float:
-    """The highest keep ratio of a model within a budget; remembers what it measures in ``model.config``.
-
-    Args:
-        model: a FATR model.
-        macs, latency_ms, batch_size, image_size: see ``ReductionModel.for_budget``.
-        measure: milliseconds of a forward pass over pixel values by a plan; ``forward_milliseconds`` by default.
+def keep_ratio_for_macs(config: ReductionConfig, macs: float, image_size: int | Iterable[int] | None = None) -> float:
+    """The highest keep ratio whose multiply-accumulates of an image are within a budget; arguments as there.
 
     Raises:
-        ValueError: no budget, one that is not positive or cannot be met, a batch that is no positive integer, or a
-            model without reduction layers.
+        ValueError: a budget that is not positive or cannot be met, or no reduction layers.
     """
-    for name, value in (("macs", macs), ("latency_ms", latency_ms)):
-        if value is not None and not (is_number(value) and value > 0):
-            raise ValueError(f"{name}={value!r} must be above 0.")
-    if macs is None and latency_ms is None:
-        raise ValueError("for_budget needs a budget: macs, latency_ms or both.")
-    if not is_integer(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be an integer of at least 1.")
-    config: ReductionConfig = model.config
+    check_budget("macs", macs)
+    return highest_within(
+        choices(config, image_size),
+        [("macs", macs, lambda ratio: schedule_macs(with_keep_ratio(config, ratio), image_size))],
+    )
+
+
+def check_budget(name: str, value: Any) -> None:
+    """Raises a ValueError for a budget that is not above 0."""
+    if not (is_number(value) and value > 0):
+        raise ValueError(f"{name}={value!r} must be above 0.")
+
+
+def choices(config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> list[float]:
+    """The keep ratios among which a budget chooses.
+
+    Raises:
+        ValueError: there is none.
+    """
     ratios = admissible_keep_ratios(config, image_size)
     if not config.reduction_layers or not ratios:
         raise ValueError(
             f"for_budget: reduction_layers={config.reduction_layers} and dc_windows={config.dc_windows} allow no "
             "keep ratio below 1, so there is nothing to choose."
         )
-    budgets: list[tuple[str, float, Callable[[float], float]]] = []
-    if macs is not None:
-        budgets.append(("macs", macs, lambda ratio: schedule_macs(with_keep_ratio(config, ratio), image_size)))
-    if latency_ms is not None:
-        latency = remembered_latency(model, batch_size, image_size, measure or forward_milliseconds)
-        budgets.append(("latency_ms", latency_ms, latency))
-    return highest_within(ratios, budgets)
-
-
-def remembered_latency(
-    model: Any,
-    batch_size: int,
-    image_size: int | Iterable[int] | None,
-    measure: Callable[[Any, torch.Tensor, Sequence[LayerPlan]], float],
-) -> Callable[[float], float]:
-    """A function from keep ratio to milliseconds that measures what ``config.measured_latencies`` does not hold."""
-    config = model.config
-    height, width = as_pair("image_size", config.image_size if image_size is None else image_size)
-    # A generator of its own: choosing a budget leaves the global one as it is.
-    generator = torch.Generator().manual_seed(0)
-    pixel_values = torch.randn(batch_size, config.num_channels, height, width, generator=generator)
-    pixel_values = pixel_values.to(model.device, model.dtype)
-    key = latency_key(model, pixel_values)
-
-    def latency(ratio: float) -> float:
-        known = config.measured_latencies or {}
-        name = f"{ratio:.2f}"
-        if name not in known.get(key, {}):
-            milliseconds = measure(model, pixel_values, with_keep_ratio(config, ratio).plan((height, width)))
-            known = known | {key: known.get(key, {}) | {name: milliseconds}}
-            config.measured_latencies = dict(list(known.items())[-REMEMBERED:])
-        return float(config.measured_latencies[key][name])
-
-    return latency
-
-
-def latency_key(model: Any, pixel_values: torch.Tensor) -> str:
-    """What a latency depends on beside the keep ratio: device, number format, batch, attention, schedule, torch."""
-    config, device = model.config, pixel_values.device
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{cpu_name()}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-    batch, _, height, width = pixel_values.shape
-    parts = (
-        name,
-        str(pixel_values.dtype).removeprefix("torch."),
-        f"{batch} x {height} x {width}",
-        str(config._attn_implementation),
-        f"layers {config.reduction_layers} windows {config.dc_windows} multiple {config.token_multiple} "
-        f"size exponent {config.size_exponent:g} {config.selection}",
-        f"torch {torch.__version__}",
-    )
-    return " | ".join(parts)
-
-
-def cpu_name() -> str:
-    """What tells one kind of processor from another without looking into files; a configuration travels to others."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-@torch.inference_mode()
-def forward_milliseconds(model: Any, pixel_values: torch.Tensor, plan: Sequence[LayerPlan] | None = None) -> float:
-    """Milliseconds of a forward pass in evaluation mode: the median of ``REPEATS``, after two that do not count."""
-    was_training = model.training
-    model.eval()
-    samples = []
-    try:
-        for _ in range(REPEATS + 2):
-            start = time.perf_counter()
-            model(pixel_values, interpolate_pos_encoding=True, plan=plan)
-            if pixel_values.device.type != "cpu":
-                torch.accelerator.synchronize(pixel_values.device)
-            samples.append(1e3 * (time.perf_counter() - start))
-    finally:
-        model.train(was_training)
-    return median(samples[2:])
+    return ratios

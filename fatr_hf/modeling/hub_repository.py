@@ -9,13 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, cast
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
 from .fused_inference import is_fused
-from .model_card import build_model_card, code_hashes, with_code_hashes
 from .reduction_config import ReductionConfig
 from .stored_weights import remove_stale_weights, stretch_mismatched, weight_files
 from .weight_checks import check_dtypes, check_finite_weights, shard_names, wording_errors
@@ -26,6 +25,24 @@ UNPUBLISHED = "user/model"
 """Where a card says that a model is before it is published."""
 
 PROCESSOR = "preprocessor_config.json"
+
+PLAIN_TAGS = ("vision", "token-reduction", "fatr")
+
+PLAIN_CARD = """---
+{metadata}
+---
+
+# {name}
+
+A vision transformer with frequency-aware token reduction (arXiv 2511.21477). The repository holds the model's code,
+which needs `torch` and `transformers`. Pin the revision that you have read: the code runs on your machine.
+
+```python
+from transformers import {auto_class}
+
+model = {auto_class}.from_pretrained("{repo_id}", trust_remote_code=True, revision="<commit hash>")
+```
+"""
 
 TASKS = {
     "AutoModelForImageClassification": "image-classification",
@@ -133,9 +150,6 @@ class HubRepositoryMixin(PreTrainedModel):
             raise ValueError("A fused model cannot be saved: save the model that it was made from.")
         hub_names = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr")
         hub_arguments = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
-        if push_to_hub:
-            name = hub_arguments.get("repo_id", Path(save_directory).name)
-            hub_arguments["repo_id"] = full_repo_id(name, kwargs.get("token"))
         self.config.validate()  # before the first file is written
         self.config.auto_map = auto_map(type(self))
         # Files hold the names of the state dict, so that whatever reads them (a resumed Trainer) needs no renaming.
@@ -149,12 +163,9 @@ class HubRepositoryMixin(PreTrainedModel):
         remove_stale_weights(Path(save_directory), kwargs.get("variant"), before)
         card_path = Path(save_directory) / "README.md"
         if model_card is not None or not card_path.exists():
-            (model_card or self.build_card(repo_id=hub_arguments.get("repo_id", UNPUBLISHED))).save(card_path)
-        card = card_path.read_text()
-        current_card = with_code_hashes(card, code_hashes(card_path.parent))
-        if current_card != card:
-            card_path.write_text(current_card)
+            (model_card or plain_card(self)).save(card_path)
         if push_to_hub:
+            hub_arguments.setdefault("repo_id", Path(save_directory).name)
             upload_repository(save_directory, keep_card=model_card is None, token=kwargs.get("token"), **hub_arguments)
 
     def push_to_hub(
@@ -182,21 +193,39 @@ class HubRepositoryMixin(PreTrainedModel):
         Raises:
             OSError, ValueError: as for ``upload_repository``.
         """
-        repo_id = full_repo_id(repo_id, kwargs.get("token"))
-        card = model_card or self.build_card(repo_id=repo_id, tags=tags or ())
         with TemporaryDirectory() as folder:
+            card = model_card or plain_card(self, tags or ())
             self.save_pretrained(folder, model_card=card, max_shard_size=max_shard_size)
             if image_processor is not None:
                 image_processor.save_pretrained(folder)
             return upload_repository(folder, repo_id, keep_card=model_card is None, **kwargs)
 
-    def build_card(self, **arguments: Any) -> ModelCard:
-        """A plain card of this model; arguments as for ``build_model_card``."""
-        arguments.setdefault("task", TASKS.get(str(type(self)._auto_class), "image-feature-extraction"))
-        origin = self.config._name_or_path
-        if is_hub_name(origin):
-            arguments.setdefault("base_model", origin)
-        return build_model_card(getattr(self.config, "vision_config", self.config), **arguments)
+
+def plain_card(model: HubRepositoryMixin, tags: Iterable[str] = ()) -> ModelCard:
+    """A card that says what a model is and how to load it; ``upload_repository`` enters the name of the repository."""
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task_of(model),
+        base_model=base_model_of(model),
+        tags=[*PLAIN_TAGS, *tags],
+    )
+    auto_class = type(model)._auto_class or "AutoModel"
+    name = UNPUBLISHED.split("/")[-1]
+    return ModelCard(
+        PLAIN_CARD.format(metadata=metadata.to_yaml(), name=name, auto_class=auto_class, repo_id=UNPUBLISHED)
+    )
+
+
+def task_of(model: HubRepositoryMixin) -> str:
+    """The Hub's name of what a model does."""
+    return TASKS.get(str(type(model)._auto_class), "image-feature-extraction")
+
+
+def base_model_of(model: HubRepositoryMixin) -> str | None:
+    """The Hub name that a model was loaded from; None for a path, or a model that was not loaded."""
+    name = str(model.config._name_or_path)
+    is_hub_name = bool(name) and not name.startswith(PATH_STARTS) and not os.path.exists(name)
+    return name if is_hub_name else None
 
 
 def auto_map(model_class: type[HubRepositoryMixin]) -> dict[str, str]:
@@ -268,16 +297,6 @@ def check_shapes(name: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
         )
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a checkpoint was loaded from the Hub by this name; the path of a folder that is gone is none."""
-    return bool(name) and not name.startswith(PATH_STARTS) and not os.path.exists(name)
-
-
-def full_repo_id(repo_id: str, token: str | bool | None) -> str:
-    """A repository's name with its owner, by default the owner of the token."""
-    return repo_id if "/" in repo_id else f"{HfApi(token=token).whoami()['name']}/{repo_id}"
-
-
 def upload_repository(
     folder: str | os.PathLike[str],
     repo_id: str,
@@ -296,7 +315,7 @@ def upload_repository(
 
     Args:
         repo_id: created where needed.
-        keep_card: leave a README.md that the repository already has as it is, but for its list of the code's hashes.
+        keep_card: leave a README.md that the repository already has as it is.
         private: whether a new repository is private.
         revision: branch to commit to, made from the main branch where needed; or a pull request, ``refs/pr/1``.
 
@@ -316,11 +335,10 @@ def upload_repository(
         if revision is not None and not revision.startswith("refs/") and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         additions = {name: CommitOperationAdd(name, Path(folder, name)) for name in visible_files(Path(folder))}
-        additions["README.md"] = CommitOperationAdd("README.md", with_repository(card, repo_id).encode())
         if keep_card and api.file_exists(repo_id, "README.md", revision=revision):
-            published = Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text()
-            kept = with_code_hashes(published, code_hashes(Path(folder)))
-            additions["README.md"] = CommitOperationAdd("README.md", kept.encode())
+            del additions["README.md"]
+        else:
+            additions["README.md"] = CommitOperationAdd("README.md", with_repository(card, repo_id).encode())
         if PROCESSOR not in additions and not api.file_exists(repo_id, PROCESSOR, revision=revision):
             logger.warning(
                 f"{repo_id} has no image processor, and `pipeline` needs one: give image_processor= to push_to_hub, "

@@ -112,8 +112,6 @@ class ReductionConfig(PreTrainedConfig):
             Fewer tokens are kept until a reduced sequence's length is a multiple of this.
         size_exponent (float, defaults to 0.0):
             Raises the attention logits towards a DC token of `c` patches by this times `log(c)`, in [0, 1].
-        measured_latencies (dict, optional):
-            Milliseconds by keep ratio, by the device they were measured on; written by `model.for_budget`.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field of the wrong type or value, a misspelt field, or a
@@ -137,7 +135,6 @@ class ReductionConfig(PreTrainedConfig):
     selection: str = "high_frequency"
     token_multiple: int = 1
     size_exponent: float | int = 0.0
-    measured_latencies: dict[str, dict[str, float]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_spelling(type(self), kwargs)

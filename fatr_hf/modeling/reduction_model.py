@@ -15,11 +15,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .budget import choose_keep_ratio
+from .budget import keep_ratio_for_macs
 from .encoder import Encoded, FATRAttention, FATRLayer, FATRReduction, LayerScale, Rows, run_layers
 from .fused_inference import FusedAttention, FusedLayer, fuse_model, is_fused
 from .hub_repository import HubRepositoryMixin
-from .input_budget import InputBudgetOutput, run_by_mass
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
 from .token_reduction import TokenLayout, dense_layout, token_sizes, token_sources
@@ -135,30 +134,20 @@ class ReductionModel(HubRepositoryMixin):
             fused.config.keep_ratio = 1.0  # the copy's own configuration
         return fused
 
-    def for_budget(
-        self,
-        *,
-        macs: float | None = None,
-        latency_ms: float | None = None,
-        batch_size: int = 1,
-        image_size: int | Iterable[int] | None = None,
-    ) -> Self:
+    def for_budget(self, *, macs: float, image_size: int | Iterable[int] | None = None) -> Self:
         """Sets the highest keep ratio, the same in all reduction layers, that a budget allows, and returns the model.
 
         Meant for a model whose training drew many keep ratios; any other loses accuracy away from its own.
 
         Args:
             macs: multiply-accumulates of an image (see ``schedule_macs``).
-            latency_ms: milliseconds of a forward pass of ``batch_size`` images on this model's device, measured where
-                ``config.measured_latencies`` does not hold it yet. Fused, the model is faster.
-            batch_size: images of that pass.
             image_size: height and width in pixels (one number for both); ``config.image_size`` by default.
 
         Raises:
-            ValueError: no budget or one that cannot be met, a fused model, or one without reduction layers.
+            ValueError: a budget that cannot be met, a fused model, or one without reduction layers.
         """
         check_not_fused(self, "for_budget")
-        self.set_reduction(keep_ratio=choose_keep_ratio(self, macs, latency_ms, batch_size, image_size))
+        self.set_reduction(keep_ratio=keep_ratio_for_macs(self.config, macs, image_size))
         return self
 
     @contextmanager
@@ -327,27 +316,6 @@ class ReductionClassifier(ReductionModel):
             token_sources=outputs.token_sources,
             **self.further_outputs(outputs),
         )
-
-    @torch.no_grad()
-    def forward_by_mass(
-        self,
-        pixel_values: Tensor,
-        selection_mass: float = 0.9,
-        keep_ratios: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
-        interpolate_pos_encoding: bool | None = None,
-    ) -> InputBudgetOutput:
-        """Classifies every image with as few tokens as hold ``selection_mass`` of the attention (``input_budget.py``).
-
-        Args:
-            pixel_values: (batch, channels, height, width).
-            selection_mass: share of the patches' column mass that the kept ones must carry, in (0, 1].
-            keep_ratios: increasing; an image gets the first at which they do, or else the last.
-            interpolate_pos_encoding: allow an image size other than the configured one.
-
-        Raises:
-            ValueError: values that are not allowed, or a model that is in training, switched off or ranks otherwise.
-        """
-        return run_by_mass(self, pixel_values, selection_mass, keep_ratios, interpolate_pos_encoding)
 
 
 def mean_of_patches(sequence: Tensor, sizes: Tensor | None, num_prefix: int) -> Tensor:

@@ -18,6 +18,7 @@ from transformers.data.data_collator import default_data_collator
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
+from ..hub.model_card import model_card_of
 from ..modeling.hub_repository import HubRepositoryMixin, unsharded_class
 from .batches import LabelCheck, makes_its_columns, takes_its_columns
 from .ema import EMACallback, open_average
@@ -462,7 +463,8 @@ class FATRTrainer(Trainer):
             given = {"license": license, "base_model": finetuned_from, "repo_id": self.hub_model_id or model_name}
             names = [dataset] if isinstance(dataset, str) else dataset or []
             accuracies = [entry["eval_accuracy"] for entry in self.state.log_history if "eval_accuracy" in entry]
-            card = model.build_card(
+            card = model_card_of(
+                model,
                 dataset=names[0] if names else None,
                 accuracy=accuracies[-1] if accuracies else None,
                 tags=[tags] if isinstance(tags, str) else tags or [],

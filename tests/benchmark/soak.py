@@ -8,7 +8,6 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import _lru_cache_wrapper
 from itertools import cycle, islice, product
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fatr_hf.analysis.input_budget import classify_by_mass
 from fatr_hf.modeling import FATRViTConfig, FATRViTForImageClassification, schedule_macs
 
 IMAGE_SIZES, BATCH_SIZES, KEEP_RATIOS = (32, 48, 64), (1, 2, 3, 4), (0.5, 0.7, 0.9)
@@ -33,8 +33,6 @@ class InUse(NamedTuple):
     """Objects that Python's garbage collector knows."""
     tensors: int
     """Those of them that are tensors."""
-    cached: int
-    """Entries in this package's caches, those of the model's configuration included."""
 
 
 def soak_model() -> FATRViTForImageClassification:
@@ -70,14 +68,14 @@ def fused(model: FATRViTForImageClassification, pixel_values: Tensor, keep_ratio
 
 def reduced_by_image(model: FATRViTForImageClassification, pixel_values: Tensor, keep_ratio: float) -> None:
     """A keep ratio for each image."""
-    model.forward_by_mass(pixel_values, keep_ratio, KEEP_RATIOS, interpolate_pos_encoding=True)
+    classify_by_mass(model, pixel_values, keep_ratio, KEEP_RATIOS, interpolate_pos_encoding=True)
 
 
 def within_budget(model: FATRViTForImageClassification, pixel_values: Tensor, keep_ratio: float) -> None:
-    """The keep ratio that budgets allow, of multiply-accumulates and of time, which is measured and remembered."""
-    batch_size, image_size = len(pixel_values), pixel_values.shape[-2:]
+    """The keep ratio that a budget of multiply-accumulates allows."""
+    image_size = pixel_values.shape[-2:]
     macs = schedule_macs(model.config, image_size)
-    model.for_budget(macs=macs, latency_ms=1e6, batch_size=batch_size, image_size=image_size)
+    model.for_budget(macs=macs, image_size=image_size)
     model(pixel_values, interpolate_pos_encoding=True)
 
 
@@ -97,7 +95,7 @@ def soak(model: FATRViTForImageClassification, passes: int, readings: int = 10) 
         for reading in range(1, readings + 1):
             for image_size, batch_size, keep_ratio, change in islice(changes, passes // readings):
                 change(model, torch.zeros(batch_size, model.config.num_channels, image_size, image_size), keep_ratio)
-            found.append(read_memory(model, reading * passes // readings))
+            found.append(read_memory(reading * passes // readings))
     return found
 
 
@@ -111,19 +109,16 @@ def tracing() -> Iterator[None]:
         tracemalloc.stop()
 
 
-def read_memory(model: FATRViTForImageClassification, passes: int) -> InUse:
+def read_memory(passes: int) -> InUse:
     """What is in use now."""
     gc.collect()
     objects = gc.get_objects()
-    caches = [each for each in objects if type(each) is _lru_cache_wrapper and each.__module__.startswith("fatr_hf.")]
-    latencies = model.config.measured_latencies or {}
     return InUse(
         passes=passes,
         resident=resident_bytes(),
         python=tracemalloc.get_traced_memory()[0],
         objects=len(objects),
         tensors=sum(issubclass(type(each), torch.Tensor) for each in objects),
-        cached=sum(each.cache_info().currsize for each in caches) + sum(map(len, latencies.values())),
     )
 
 
@@ -138,12 +133,11 @@ def resident_bytes() -> int | None:
 
 def soak_table(found: list[InUse]) -> str:
     """The readings as a Markdown table."""
-    lines = ["| passes | resident | by Python | objects | tensors | cached |", "|---|---|---|---|---|---|"]
+    lines = ["| passes | resident | by Python | objects | tensors |", "|---|---|---|---|---|"]
     for each in found:
         resident = "unknown" if each.resident is None else f"{each.resident / 2**20:.1f} MiB"
         lines.append(
-            f"| {each.passes} | {resident} | {each.python / 2**10:.0f} KiB | {each.objects} | {each.tensors} | "
-            f"{each.cached} |"
+            f"| {each.passes} | {resident} | {each.python / 2**10:.0f} KiB | {each.objects} | {each.tensors} |"
         )
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from fatr_hf import FATRViTConfig
-from fatr_hf.modeling import build_model_card
+from fatr_hf.hub.model_card import build_model_card
 
 
 def test_prints_the_plain_card(invoke, fatr_folder):

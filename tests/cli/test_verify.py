@@ -3,7 +3,7 @@
 import json
 
 from fatr_hf import __version__
-from fatr_hf.modeling.model_card import shipped_code_hashes
+from fatr_hf.hub.code import shipped_code_hashes
 
 
 def test_unmodified_code(invoke, fatr_folder, tmp_path):

@@ -5,8 +5,7 @@ import json
 import pytest
 from huggingface_hub import HfApi
 
-from fatr_hf.hub.code import compare_code, find_code
-from fatr_hf.modeling.model_card import shipped_code_hashes
+from fatr_hf.hub.code import compare_code, find_code, shipped_code_hashes
 
 # huggingface_hub uploads in a way that its HTTP client calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")

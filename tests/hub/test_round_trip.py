@@ -114,7 +114,7 @@ def test_the_page_shows_what_the_card_says(found, published):
 @pytest.mark.parametrize("name", ["pushed", "trained", "hidden", "converted"])
 def test_a_published_card_says_how_to_load_this_model_and_no_other(hub, published, name):
     card = hub.repositories[f"someone/{name}"].main.files["README.md"].content.decode()
-    assert f'model="someone/{name}", trust_remote_code=True, revision="<commit hash>"' in card
+    assert f'"someone/{name}", trust_remote_code=True, revision="<commit hash>"' in card
 
 
 def test_the_card_command_takes_a_name_on_the_hub(published):

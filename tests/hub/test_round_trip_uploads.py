@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, constants
 from transformers import ViTImageProcessor
 
 from fatr_hf import FATRViTForImageClassification
+from fatr_hf.hub.model_card import model_card_of
 from fatr_hf.hub.publish import check_access, publish_folder
 
 # huggingface_hub uploads in a way that its HTTP client calls old.
@@ -67,10 +68,10 @@ def test_a_model_without_an_image_processor_is_published_with_a_warning(hub, mak
 
 def test_a_published_card_is_kept_unless_one_is_given(hub, make_fatr):
     model = make_fatr()
-    model.push_to_hub(NAME, model_card=model.build_card(license="mit", repo_id=NAME))
+    model.push_to_hub(NAME, model_card=model_card_of(model, license="mit", repo_id=NAME))
     model.push_to_hub(NAME, tags=["new"])
     assert "license: mit" in published_card(hub)
-    model.push_to_hub(NAME, model_card=model.build_card(license="apache-2.0"))
+    model.push_to_hub(NAME, model_card=model_card_of(model, license="apache-2.0"))
     assert "license: apache-2.0" in published_card(hub)
 
 
@@ -88,7 +89,7 @@ def test_the_card_names_the_repository_it_is_published_in(hub, make_fatr, tmp_pa
         (folder / ".cache" / "notes").write_text("of this machine")
         publish_folder(folder, "vit-fatr")
     assert "\n# vit-fatr\n" in published_card(hub)
-    assert f'model="{NAME}", trust_remote_code=True, revision="<' in published_card(hub)
+    assert f'from_pretrained("{NAME}", trust_remote_code=True, revision="<' in published_card(hub)
     assert not any("notes" in name for name in hub.repositories[NAME].main.files)
 
 
@@ -181,7 +182,7 @@ def test_a_name_that_the_hub_does_not_allow_is_refused(hub, make_fatr, name):
 )
 def test_a_card_that_the_hub_does_not_take_is_refused_before_anything_is_made(hub, make_fatr, field, value):
     model = make_fatr()
-    card = model.build_card()
+    card = model_card_of(model)
     card.data[field] = value
     with pytest.raises(ValueError, match=f'"{field}"'):
         model.push_to_hub(NAME, model_card=card)

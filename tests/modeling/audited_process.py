@@ -69,7 +69,6 @@ def load_and_run(folder):
             model(pixel_values)
         model.set_reduction(keep_ratio=0.5)
         model.fuse()(pixel_values)
-        model.forward_by_mass(pixel_values)
     model.train()(pixel_values, labels=torch.tensor([0, 1])).loss.backward()
     running = [what for _, what in seen]
     seen.clear()

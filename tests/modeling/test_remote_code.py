@@ -14,7 +14,7 @@ from rounding import assert_rounded_alike
 from transformers import ViTImageProcessor
 
 from fatr_hf import FATRViTForImageClassification, FATRViTModel
-from fatr_hf.modeling import build_model_card
+from fatr_hf.hub.model_card import build_model_card, model_card_of
 from fatr_hf.modeling.hub_repository import auto_map
 
 PREAMBLE = """
@@ -139,7 +139,7 @@ def test_saving_again_keeps_a_card_unless_one_is_given(make_fatr, tmp_path):
     (tmp_path / "README.md").write_text("written by hand")
     model.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "written by hand"
-    model.save_pretrained(tmp_path, model_card=model.build_card(license="mit"))
+    model.save_pretrained(tmp_path, model_card=model_card_of(model, license="mit"))
     assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
 
 
@@ -154,6 +154,7 @@ def test_encoder_folder_loads_as_encoder(make_fatr, pixel_values, tmp_path):
 def test_base_model_of_the_plain_card_is_a_hub_name_only(make_fatr, tmp_path):
     model = make_fatr()
     model.save_pretrained(tmp_path)
-    assert FATRViTForImageClassification.from_pretrained(tmp_path).build_card().data.base_model is None
+    loaded = FATRViTForImageClassification.from_pretrained(tmp_path)
+    assert model_card_of(loaded).data.base_model is None
     model.config._name_or_path = "google/vit-base-patch16-224"
-    assert model.build_card().data.base_model == "google/vit-base-patch16-224"
+    assert model_card_of(model).data.base_model == "google/vit-base-patch16-224"

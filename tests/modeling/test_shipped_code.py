@@ -82,7 +82,6 @@ def is_power(name):
 
 # Why each file needs what it uses. A file that is not listed uses none.
 ALLOWED = {
-    "budget.py": {"import platform": "names the processor that a latency was measured on"},
     "fused_inference.py": {
         "getattr of a computed name": "the parts of a layer, by written names",
         "import torch.utils._python_dispatch": "tells quantised and sharded tensors",
@@ -96,17 +95,14 @@ ALLOWED = {
         "import tempfile": "push_to_hub saves there what it uploads",
         "TemporaryDirectory": "the same",
         "read_text": "the card of a folder that is saved or pushed",
-        "write_text": "that card, with the hashes of the saved code",
         "save": "that card",
         "save_pretrained": "on the user's call",
         "push_to_hub": "on the user's call",
         "HfApi": "uploads on the user's call of push_to_hub",
-        "whoami": "the owner of a repository that is named without one",
         "create_repo": "on the user's call of push_to_hub",
         "create_branch": "on the user's call of push_to_hub",
         "create_commit": "on the user's call of push_to_hub",
         "file_exists": "whether the repository that is pushed to has a card",
-        "hf_hub_download": "that card",
         "replace": "of text in a card",
         "__bases__": "the class of errors of huggingface_hub's HTTP client",
         "__module__": "the file that a class is in",
@@ -118,13 +114,6 @@ ALLOWED = {
         "import triton": "the kernels, where triton is installed",
         "import triton.language": "the same",
         "load": "tl.load, inside of kernels: from the tensors that they are given",
-    },
-    "model_card.py": {
-        "import transformers.dynamic_module_utils": "which files travel with a configuration",
-        "__module__": "the file of that configuration",
-        "import pathlib": "the files whose hashes a card lists",
-        "Path": "the same",
-        "read_bytes": "the same",
     },
     "reduction_config.py": {
         "import os": "the type os.PathLike",

@@ -222,6 +222,9 @@ def main(folder: Path, names: list[str]) -> None:
             (folder / "report.json").write_text(json.dumps(report))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    # All is done and written. At the interpreter's end threads of libraries may abort the process.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

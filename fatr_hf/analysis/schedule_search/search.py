@@ -140,7 +140,7 @@ def known_trials(space: SearchSpace, config: ReductionConfig) -> tuple[tuple[str
 def fingerprint(task: Task) -> dict[str, Any]:
     """What all trials of a study must have in common."""
     config = task.model.config
-    own = {*REDUCTION_FIELDS, "measured_latencies", "architectures", "auto_map"}
+    own = {*REDUCTION_FIELDS, "architectures", "auto_map"}
     stock = {name: value for name, value in config.to_dict().items() if name not in own}
     architecture = json.dumps([stock, config.selection], sort_keys=True)
     weights = (part for item in task.model.state_dict().items() for part in item)

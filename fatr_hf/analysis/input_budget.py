@@ -1,4 +1,3 @@
-# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
 """Budget by input: easy images run with few tokens, hard ones with many.
 
 All images share the layers up to the attention of the first reduction layer. Its column means say how many patches
@@ -13,17 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .budget import is_admissible, schedule_macs, with_keep_ratio
-from .encoder import Rows, run_layers
-from .frequency_attention import Evidence
-from .positions import rotary_rows
-from .reduction_config import ReductionConfig
-from .token_plan import LayerPlan, per_layer
-from .token_reduction import TokenLayout, token_sizes
+from ..modeling.budget import is_admissible, schedule_macs, with_keep_ratio
+from ..modeling.encoder import Rows, run_layers
+from ..modeling.frequency_attention import Evidence
+from ..modeling.positions import rotary_rows
+from ..modeling.reduction_config import ReductionConfig
+from ..modeling.token_plan import LayerPlan, per_layer
+from ..modeling.token_reduction import TokenLayout, token_sizes
 
 
 class InputBudgetOutput(NamedTuple):
-    """What ``forward_by_mass`` gives, in the order of the images."""
+    """What ``classify_by_mass`` gives, in the order of the images."""
 
     logits: Tensor
     """(batch, classes)."""
@@ -33,14 +32,26 @@ class InputBudgetOutput(NamedTuple):
     """(batch,) int64 on the CPU, its multiply-accumulates."""
 
 
-def run_by_mass(
+@torch.no_grad()
+def classify_by_mass(
     model: Any,
     pixel_values: Tensor,
-    selection_mass: float,
-    keep_ratios: Sequence[float],
+    selection_mass: float = 0.9,
+    keep_ratios: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
     interpolate_pos_encoding: bool | None = None,
 ) -> InputBudgetOutput:
-    """``ReductionClassifier.forward_by_mass``."""
+    """Classifies every image with as few tokens as hold ``selection_mass`` of the attention.
+
+    Args:
+        model: a FATR classifier in evaluation mode, or its fused copy.
+        pixel_values: (batch, channels, height, width).
+        selection_mass: share of the patches' column mass that the kept ones must carry, in (0, 1].
+        keep_ratios: increasing; an image gets the first at which they do, or else the last.
+        interpolate_pos_encoding: allow an image size other than the configured one.
+
+    Raises:
+        ValueError: values that are not allowed, or a model that is in training, switched off or ranks otherwise.
+    """
     image_size = tuple(pixel_values.shape[-2:])
     check_model_fits(model)
     check_choice(model.config, selection_mass, keep_ratios, image_size)
@@ -105,12 +116,12 @@ def finish(
 def check_model_fits(model: Any) -> None:
     """Raises a ValueError for a model that does not reduce by column means, or is in training."""
     if model.training:
-        raise ValueError("forward_by_mass is for evaluation: call model.eval() first.")
+        raise ValueError("classify_by_mass is for evaluation: call model.eval() first.")
     if not model.reduction_enabled or not any(step.reduces for step in model.config.plan()):
-        raise ValueError("forward_by_mass needs a model that reduces: its reduction is off, or keeps every token.")
+        raise ValueError("classify_by_mass needs a model that reduces: its reduction is off, or keeps every token.")
     if model.config.selection != "high_frequency":
         raise ValueError(
-            f"forward_by_mass needs selection='high_frequency', whose scores are column means, not "
+            f"classify_by_mass needs selection='high_frequency', whose scores are column means, not "
             f"{model.config.selection!r}."
         )
 
@@ -125,7 +136,7 @@ def check_choice(
         raise ValueError(f"keep_ratios={list(keep_ratios)} must be one or more increasing numbers.")
     if 1 in per_layer("keep_ratio", config.keep_ratio, config.reduction_layers or ()):
         raise ValueError(
-            f"forward_by_mass reduces in all of the layers {config.reduction_layers}, of which keep_ratio="
+            f"classify_by_mass reduces in all of the layers {config.reduction_layers}, of which keep_ratio="
             f"{config.keep_ratio} leaves some ordinary: these may lack parameters. Use set_reduction first."
         )
     for ratio in keep_ratios:

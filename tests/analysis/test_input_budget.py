@@ -6,9 +6,9 @@ import pytest
 import torch
 from rounding import assert_rounded_alike
 
+from fatr_hf.analysis.input_budget import choose_buckets, classify_by_mass
 from fatr_hf.modeling import schedule_macs
 from fatr_hf.modeling.budget import with_keep_ratio
-from fatr_hf.modeling.input_budget import choose_buckets
 
 RATIOS = (0.3, 0.5, 0.7)
 VARIANTS = {
@@ -51,7 +51,7 @@ def test_every_image_gets_its_fixed_schedule(peaked, images, fields, attention, 
     dtype = {"sdpa": torch.float64, "eager": torch.float32}[attention]  # of the softmax
     # Layers differ in how sharp their attention is: a mass that parts these images.
     runner = model.fuse() if fused else model
-    runs = (runner.forward_by_mass(images, percent / 100, RATIOS) for percent in range(50, 100))
+    runs = (classify_by_mass(runner, images, percent / 100, RATIOS) for percent in range(50, 100))
     output = next(run for run in runs if len(run.keep_ratios.unique()) > 1)
     for place, ratio in enumerate(output.keep_ratios.tolist()):
         model.set_reduction(keep_ratio=ratio)
@@ -62,14 +62,14 @@ def test_every_image_gets_its_fixed_schedule(peaked, images, fields, attention, 
 
 def test_order_and_company_of_images_change_nothing(peaked, images):
     model, order = peaked(), torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
-    together, shuffled = (model.forward_by_mass(batch, 0.6, RATIOS) for batch in (images, images[order]))
+    together, shuffled = (classify_by_mass(model, batch, 0.6, RATIOS) for batch in (images, images[order]))
     assert torch.equal(together.keep_ratios[order], shuffled.keep_ratios)
     assert_rounded_alike(together.logits[order], shuffled.logits)
 
 
 def test_mass_moves_images_between_the_ends(peaked, images):
     model = peaked()
-    ratios = [model.forward_by_mass(images, mass, RATIOS).keep_ratios for mass in (1e-6, 0.5, 0.7, 1.0)]
+    ratios = [classify_by_mass(model, images, mass, RATIOS).keep_ratios for mass in (1e-6, 0.5, 0.7, 1.0)]
     assert set(ratios[0].tolist()) == {0.3}
     assert set(ratios[-1].tolist()) == {0.7}
     for less, more in pairwise(ratios):
@@ -78,7 +78,7 @@ def test_mass_moves_images_between_the_ends(peaked, images):
 
 def test_another_image_size(peaked):
     model, images = peaked(), torch.randn(3, 3, 40, 48)
-    output = model.forward_by_mass(images, 0.6, (0.5,), interpolate_pos_encoding=True)
+    output = classify_by_mass(model, images, 0.6, (0.5,), interpolate_pos_encoding=True)
     model.set_reduction(keep_ratio=0.5)
     expected = model(images, interpolate_pos_encoding=True).logits
     assert_rounded_alike(output.logits, expected)
@@ -106,20 +106,20 @@ def test_buckets_by_hand():
 )
 def test_bad_arguments_are_refused_in_words(make_fatr, images, arguments, words):
     with pytest.raises(ValueError, match=words):
-        make_fatr().forward_by_mass(images, **arguments)
+        classify_by_mass(make_fatr(), images, **arguments)
 
 
 def test_unfit_models_are_refused(make_fatr, images):
     with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
-        make_fatr().train().forward_by_mass(images)
+        classify_by_mass(make_fatr().train(), images)
     with pytest.raises(ValueError, match="needs selection='high_frequency'"):
-        make_fatr(selection="random").forward_by_mass(images)
+        classify_by_mass(make_fatr(selection="random"), images)
     model = make_fatr()
     with model.reduction(False), pytest.raises(ValueError, match="its reduction is off"):
-        model.forward_by_mass(images)
+        classify_by_mass(model, images)
 
 
 def test_a_model_that_may_lack_parameters_is_refused(make_fatr, pixel_values):
     model = make_fatr(keep_ratio=[1.0, 0.5, 0.5])
     with pytest.raises(ValueError, match=r"keep_ratio=\[1.0, 0.5, 0.5\] leaves some ordinary"):
-        model.forward_by_mass(pixel_values, keep_ratios=[0.5])
+        classify_by_mass(model, pixel_values, keep_ratios=[0.5])

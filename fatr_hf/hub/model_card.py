@@ -1,17 +1,18 @@
-# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""The model card of a FATR repository: metadata for the Hub, how to load the model, its code, tokens and results."""
+"""The model card of a FATR repository: metadata for the Hub, how to load the model, its tokens and results."""
 
-import hashlib
-import re
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers.dynamic_module_utils import get_relative_import_files
 
-from .budget import schedule_macs, with_keep_ratio
-from .reduction_config import ReductionConfig
-from .token_plan import LayerPlan
+from ..families import family_of
+from ..modeling.budget import schedule_macs, with_keep_ratio
+from ..modeling.hub_repository import PLAIN_TAGS, HubRepositoryMixin, base_model_of, task_of
+from ..modeling.reduction_config import ReductionConfig
+from ..modeling.token_plan import LayerPlan
+from .checkpoints import is_classifier, read_config
 
 PAPER = "arXiv 2511.21477"
 
@@ -37,7 +38,7 @@ you have read: the code runs on your machine.
 `AutoConfig`, `AutoModel` and `AutoModelForImageClassification` load it in the same way. `model.reduction(False)` is a
 context manager that switches the reduction off; `output_token_sources=True` returns which token stands for each patch.
 
-{code}## Tokens
+## Tokens
 
 {rows} x {columns} patches. Counts include the CLS token.
 
@@ -58,18 +59,6 @@ processor = AutoImageProcessor.from_pretrained("{repo_id}", **where)
 picture = Image.open("photograph.jpg").convert("L")  # the model takes one channel, and `pipeline` makes three
 print(model(**processor(picture, return_tensors="pt"))[0])"""
 
-CODE = """## Code
-
-SHA-256 of every Python file of this repository. In its folder `grep -E '^[0-9a-f]{{64}}' README.md | sha256sum --check`
-compares; `fatr-hf verify` says whether they are the files of a release.
-
-```
-{hashes}```
-
-"""
-
-HASH_LIST = re.compile(r"(?:^[0-9a-f]{64}  [^\n]+\n)+", re.MULTILINE)
-
 
 def build_model_card(
     config: ReductionConfig,
@@ -82,7 +71,6 @@ def build_model_card(
     accuracy: float | None = None,
     results: str = "",
     tags: Sequence[str] = (),
-    code: Mapping[str, str] | None = None,
 ) -> ModelCard:
     """The card of a model with this configuration.
 
@@ -95,8 +83,6 @@ def build_model_card(
         accuracy: top-1 accuracy in [0, 1] on that data set's test split; goes into the model index.
         results: what was measured, in Markdown.
         tags: further tags.
-        code: SHA-256 of the repository's Python files (see ``code_hashes``); by default of those that
-            ``save_pretrained`` copies. ``save_pretrained`` brings a card up to date.
 
     Raises:
         ValueError: no configuration, or an accuracy outside of [0, 1].
@@ -105,7 +91,6 @@ def build_model_card(
         raise ValueError(f"config={type(config).__name__} must be a FATR configuration: give model.config.")
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy={accuracy} must lie in [0, 1]: 81.3% is 0.813.")
-    code = shipped_code_hashes(configuration_file(config)) if code is None else code
     name = repo_id.split("/")[-1]
     evaluations = None
     if accuracy is not None and dataset is not None:
@@ -128,7 +113,7 @@ def build_model_card(
         metrics=["accuracy"] if evaluations else None,
         model_name=name,
         eval_results=evaluations,
-        tags=["vision", "token-reduction", "fatr", *tags],
+        tags=[*PLAIN_TAGS, *tags],
     )
     rows, columns = config.patch_grid()
     classifies = task == "image-classification"
@@ -148,47 +133,49 @@ def build_model_card(
             use=use,
             rows=rows,
             columns=columns,
-            code=CODE.format(hashes=hash_list(code)) if code else "",
             token_table=token_table(config.plan()),
             results=f"\n## Results\n\n{results.strip()}\n" if results else "",
         )
     )
 
 
-def configuration_file(config: ReductionConfig) -> str:
-    """The name of the file that holds a configuration's class."""
-    return f"{type(config).__module__.rpartition('.')[2]}.py"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def code_hashes(folder: Path) -> dict[str, str]:
-    """The hash of every Python file of a folder, by name."""
-    return {path.name: file_hash(path) for path in sorted(folder.glob("*.py"))}
-
-
-def shipped_code_hashes(configuration: str = "configuration_fatr_vit.py") -> dict[str, str]:
-    """The hash of every file beside this one that travels with a model, by name.
+def model_card_of(model: HubRepositoryMixin, **arguments: Any) -> ModelCard:
+    """The card of a model in memory: its task, and the Hub checkpoint that it was loaded from, are taken from it.
 
     Args:
-        configuration: the file of its configuration, which names the model's as well.
+        arguments: as for ``build_model_card``.
     """
-    start = Path(__file__).with_name(configuration)
-    paths = [start, *map(Path, get_relative_import_files(start))]
-    return {path.name: file_hash(path) for path in sorted(paths)}
+    given = {"task": task_of(model), "base_model": base_model_of(model), **arguments}
+    return build_model_card(getattr(model.config, "vision_config", model.config), **given)
 
 
-def hash_list(hashes: Mapping[str, str]) -> str:
-    """Hashes as ``sha256sum`` writes and reads them."""
-    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
+def checkpoint_card(name: str | os.PathLike[str], *, revision: str | None = None, **arguments: Any) -> ModelCard:
+    """The card of a saved FATR model; its weights are not read.
 
+    Args:
+        name: folder or Hub name; a Hub name is also the card's ``repo_id``, unless another is given.
+        revision: branch, tag or commit of a Hub name; the main branch by default.
+        arguments: as for ``build_model_card``; the task is by default the saved model's.
 
-def with_code_hashes(card: str, hashes: Mapping[str, str]) -> str:
-    """A card whose list of hashes is this one; a card without a list stays as it is."""
-    return HASH_LIST.sub(hash_list(hashes), card, count=1)
+    Raises:
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: a model of another kind, or an accuracy without a data set or outside [0, 1].
+    """
+    fields = read_config(name, revision)
+    family = family_of(fields["model_type"])
+    if family is None or fields["model_type"] != family.config.model_type:
+        raise ValueError(
+            f"{str(name)!r} is of model type {fields['model_type']!r} and no FATR model: convert it first."
+        )
+    accuracy = arguments.get("accuracy")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy={accuracy:g} must lie in [0, 1].")
+    if accuracy is not None and arguments.get("dataset") is None:
+        raise ValueError(f"accuracy={accuracy:g} needs the name of the data set that it was measured on.")
+    arguments.setdefault("task", "image-classification" if is_classifier(fields) else "image-feature-extraction")
+    if not Path(name).exists():
+        arguments.setdefault("repo_id", str(name))
+    return build_model_card(family.config.from_dict(fields), **arguments)
 
 
 def token_table(schedule: Sequence[LayerPlan]) -> str:
