@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
-from fatr_hf.cli import app
+from fatr_hf_cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

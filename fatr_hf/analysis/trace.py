@@ -5,6 +5,7 @@ with ``output_hidden_states`` and, under eager attention, ``output_attentions``;
 every layer, behind a few prefix tokens at most.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -136,10 +137,11 @@ def trace_plan(model: ReductionModel, pixel_values: Tensor, plan: Sequence[Layer
 
 def layout_state(tokens: Tensor, layout: TokenLayout) -> TokenState:
     """The state that a layout describes; a merged token is no patch's own."""
-    nowhere = layout.positions.new_zeros(len(layout.positions), layout.grid[0] * layout.grid[1], dtype=torch.bool)
+    nowhere = layout.positions.new_zeros(len(layout.positions), math.prod(layout.grid), dtype=torch.bool)
     is_own = torch.ones_like(layout.positions, dtype=torch.bool) if layout.sizes is None else layout.sizes == 1
     own = nowhere.scatter(1, layout.positions, is_own)
-    return TokenState(tokens, layout.grid, layout.num_prefix, layout.num_dc, token_sources(layout), own)
+    rows, columns = layout.grid
+    return TokenState(tokens, (rows, columns), layout.num_prefix, layout.num_dc, token_sources(layout), own)
 
 
 @torch.no_grad()

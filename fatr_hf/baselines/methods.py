@@ -101,7 +101,7 @@ def plan_of_counts(
     """
     plan, patches = [], math.prod(config.patch_grid(image_size))
     for layer, (count, rule) in enumerate(zip(counts, rules, strict=True)):
-        step = LayerPlan(layer, config.num_prefix_tokens, patches, count, 0, 0, follows_reduction=False)
+        step = LayerPlan(layer, config.num_prefix_tokens, patches, count, (), (), follows_reduction=False)
         plan.append(step._replace(**{"selection": None, "rule": rule, **others}))
         patches = count
     return plan

@@ -59,7 +59,7 @@ class ReductionBackbone(BackboneMixin, ReductionEncoder):
         states: Any = tuple(dense.values()) if output_hidden_states else None
         return BackboneOutput(feature_maps=maps, hidden_states=states)
 
-    def feature_map(self, sequence: Tensor, stage: int, grid: tuple[int, int]) -> Tensor:
+    def feature_map(self, sequence: Tensor, stage: int, grid: Sequence[int]) -> Tensor:
         """A stage's dense sequence (batch, prefix + patches, hidden) as it is given back."""
         config: Any = self.config
         if config.apply_layernorm or (self.norms_last_stage and stage == config.num_hidden_layers):

@@ -260,7 +260,7 @@ def selection_scores(
     if selection == "dc_similarity":
         return dc_dissimilarity(hidden_states)[:, patches]
     if selection == "random":
-        grid_scores = fixed_random_scores(layout.grid[0] * layout.grid[1], layer, hidden_states.device)
+        grid_scores = fixed_random_scores(math.prod(layout.grid), layer, hidden_states.device)
         return grid_scores[layout.positions]
     assert attention_scores is not None, f"selection {selection!r} is scored by the attention"
     return attention_scores[:, patches] * (-1 if selection == "low_frequency" else 1)

@@ -8,8 +8,9 @@ arguments nor know autograd. Without triton this file still loads and ``HAS_TRIT
 # Arguments of kernels have no Python types.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from math import ceil
+from math import ceil, prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,18 +150,26 @@ def _ordered_integers(scores):
 
 
 @triton.jit
+def _window(places, lengths, windows):
+    """The window of places of a grid of three axes, in ``[0, prod(windows))``."""
+    index = places // (lengths[1] * lengths[2]) * windows[0] // lengths[0]
+    index = index * windows[1] + places // lengths[2] % lengths[1] * windows[1] // lengths[1]
+    return index * windows[2] + places % lengths[2] * windows[2] // lengths[2]
+
+
+@triton.jit
 def reduce_tokens_kernel(
-    inputs, outputs, sizes, patch_grid, strides, PATCHES: tl.constexpr, HIDDEN: tl.constexpr, WINDOWS: tl.constexpr
+    inputs, outputs, sizes, grids, strides, PATCHES: tl.constexpr, HIDDEN: tl.constexpr, WINDOWS: tl.constexpr
 ):
     """Some hidden columns of one image: every token is read once, and goes to its place or into its DC token's sum."""
     TOKENS: tl.constexpr = 32
     hidden_states, scores, positions, dc_counts, dc_position_embeddings = inputs
     reduced, new_positions, new_dc_counts, destinations = outputs
-    hidden_size, num_prefix, patches, keep, windows, old_windows = sizes
+    hidden_size, num_prefix, patches, keep, num_dc, num_old_dc = sizes
+    patch_grid, old_windows, windows = grids
     hidden_strides, score_strides, position_strides = strides
     column_block = tl.program_id(0) % tl.cdiv(hidden_size, HIDDEN)
     image = (tl.program_id(0) // tl.cdiv(hidden_size, HIDDEN)).to(tl.int64)
-    num_dc, num_old_dc = windows * windows, old_windows * old_windows
     first_dc, first_old_dc = num_prefix + keep, num_prefix + patches
     scores += image * score_strides[0]
     positions += image * position_strides[0]
@@ -209,8 +218,7 @@ def reduce_tokens_kernel(
         slots = running_above + tl.minimum(running_ties, keep - above) - 1
 
         position = tl.load(positions + patch * position_strides[1], mask=is_patch, other=0)
-        place_rows, place_columns = position.to(tl.int32) // patch_grid[1], position.to(tl.int32) % patch_grid[1]
-        window = place_rows * windows // patch_grid[0] * windows + place_columns * windows // patch_grid[1]
+        window = _window(position.to(tl.int32), patch_grid, windows)
         destination = tl.where(is_folded, first_dc + window, tl.where(is_kept, num_prefix + slots, tokens))
         new_places = reduced + destination[:, None] * hidden_size + hidden_columns[None, :]
         tl.store(new_places, tile, mask=mask & (is_folded == 0)[:, None])
@@ -229,8 +237,7 @@ def reduce_tokens_kernel(
         mask, tokens = is_old_dc[:, None] & is_column[None, :], first_old_dc + old_dc
         tile = tl.load(column_places + tokens[:, None] * hidden_strides[1], mask=mask, other=0.0).to(tl.float32)
         old_counts = tl.load(dc_counts + image * num_old_dc + old_dc, mask=is_old_dc, other=0).to(tl.int32)
-        old_rows, old_columns = old_dc // old_windows, old_dc % old_windows
-        window = old_rows * windows // old_windows * windows + old_columns * windows // old_windows
+        window = _window(old_dc, old_windows, windows)
         weights = tl.where(window[None, :] == window_places[:, None], old_counts[None, :], 0)
         sums += _product(weights.to(tl.float32), tile)
         counts += tl.sum(weights, axis=1)
@@ -331,6 +338,11 @@ def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, *
         kernel[(programs,)](*arguments, **options)
 
 
+def _three_axes(numbers: Sequence[int]) -> tuple[int, ...]:
+    """Numbers for up to three axes with axes of length 1 before them."""
+    return (1,) * (3 - len(numbers)) + tuple(numbers)
+
+
 def _next_power_of_2(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
@@ -391,11 +403,11 @@ def reduce_tokens(
     scores: Tensor,
     positions: Tensor,
     dc_counts: Tensor,
-    grid: tuple[int, int],
+    grid: Sequence[int],
     num_prefix: int,
-    old_windows: int,
+    old_windows: Sequence[int],
     keep: int,
-    windows: int,
+    windows: Sequence[int],
     dc_position_embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Keeps the ``keep`` highest patch tokens and folds all other patches and old DC tokens, in one launch.
@@ -404,29 +416,32 @@ def reduce_tokens(
         hidden_states: (batch, tokens, hidden), float32, bfloat16 or float16: ``[prefix | patches | old DC tokens]``.
         scores: (batch, patches) float32, float64 or int64, of any strides; equal scores go by place, NaN is -inf.
         positions: (batch, patches) int64, of any strides: the grid place of every patch.
-        dc_counts: (batch, old_windows**2) int64.
-        dc_position_embeddings: (windows**2, hidden).
+        dc_counts: (batch, old DC tokens) int64.
+        grid, old_windows, windows: along each of up to three axes; ``old_windows`` is empty without old DC tokens.
+        dc_position_embeddings: (DC tokens, hidden).
 
     Returns:
-        The new sequence (batch, num_prefix + keep + windows**2, hidden), its positions (batch, keep) int64, its
-        dc_counts (batch, windows**2) int64, and the place in it of every old token, or of its DC token (batch, tokens)
+        The new sequence (batch, num_prefix + keep + DC tokens, hidden), its positions (batch, keep) int64, its
+        dc_counts (batch, DC tokens) int64, and the place in it of every old token, or of its DC token (batch, tokens)
         int32.
     """
     (batch, tokens, hidden_size), patches = hidden_states.shape, scores.shape[1]
-    reduced = hidden_states.new_empty((batch, num_prefix + keep + windows**2, hidden_size))
-    new_positions, new_dc_counts = positions.new_empty((batch, keep)), positions.new_empty((batch, windows**2))
+    grids = tuple(_three_axes(numbers) for numbers in (grid, old_windows, windows))
+    num_dc, num_old_dc = prod(grids[2]), dc_counts.shape[1]
+    reduced = hidden_states.new_empty((batch, num_prefix + keep + num_dc, hidden_size))
+    new_positions, new_dc_counts = positions.new_empty((batch, keep)), positions.new_empty((batch, num_dc))
     destinations = positions.new_empty((batch, tokens), dtype=torch.int32)
     embeddings = None if dc_position_embeddings is None else dc_position_embeddings.contiguous()
     inputs = (hidden_states, scores, positions, dc_counts.contiguous(), embeddings)
     outputs = (reduced, new_positions, new_dc_counts, destinations)
-    sizes = (hidden_size, num_prefix, patches, keep, windows, old_windows)
+    sizes = (hidden_size, num_prefix, patches, keep, num_dc, num_old_dc)
     strides = (hidden_states.stride(), scores.stride(), positions.stride())
     wide, narrow = (number // hidden_states.element_size() for number in REDUCTION_BYTES)
     # The sums of many windows over a wide block would not fit in registers.
-    columns = wide if windows <= 4 and 2 * batch * ceil(hidden_size / wide) >= PROGRAMS else narrow
-    blocks = (min(512, _next_power_of_2(patches)), columns, max(16, _next_power_of_2(windows**2)))
+    columns = wide if num_dc <= 16 and 2 * batch * ceil(hidden_size / wide) >= PROGRAMS else narrow
+    blocks = (min(512, _next_power_of_2(patches)), columns, max(16, _next_power_of_2(num_dc)))
     programs = batch * ceil(hidden_size / columns)
-    _launch(reduce_tokens_kernel, programs, reduced.device, inputs, outputs, sizes, grid, strides, *blocks)
+    _launch(reduce_tokens_kernel, programs, reduced.device, inputs, outputs, sizes, grids, strides, *blocks)
     return outputs
 
 
@@ -435,23 +450,23 @@ def reduce_tokens_backward(
     destinations: Tensor,
     dc_counts: Tensor,
     new_dc_counts: Tensor,
-    num_prefix: int,
-    old_windows: int,
-    keep: int,
-    windows: int,
+    first_dc: int,
 ) -> Tensor:
     """The gradient of ``reduce_tokens`` with respect to its hidden states (batch, tokens, hidden), summed in float32.
 
     Args:
-        grad_reduced: (batch, num_prefix + keep + windows**2, hidden), of whose dtype the result is.
-        destinations, new_dc_counts: as ``reduce_tokens`` gave them; the other arguments are those it took.
+        grad_reduced: (batch, new tokens, hidden), of whose dtype the result is.
+        destinations, new_dc_counts: as ``reduce_tokens`` gave them.
+        dc_counts: as it took them.
+        first_dc: the place of the first new DC token.
     """
     (batch, tokens), hidden_size = destinations.shape, grad_reduced.shape[2]
     grad_hidden = grad_reduced.new_empty((batch, tokens, hidden_size))
     tensors = (grad_reduced, destinations, dc_counts.contiguous(), new_dc_counts, grad_hidden)
-    sizes = (hidden_size, tokens, num_prefix + keep, windows**2, old_windows**2)
+    num_dc = new_dc_counts.shape[1]
+    sizes = (hidden_size, tokens, first_dc, num_dc, dc_counts.shape[1])
     programs = batch * ceil(tokens / TILE[0]) * ceil(hidden_size / TILE[1])
-    arguments = (tensors, sizes, grad_reduced.stride(), *TILE, _next_power_of_2(windows**2))
+    arguments = (tensors, sizes, grad_reduced.stride(), *TILE, _next_power_of_2(num_dc))
     _launch(reduce_tokens_backward_kernel, programs, grad_hidden.device, *arguments)
     return grad_hidden
 

@@ -8,7 +8,7 @@ different versions never call each other's.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from .kernels_triton import column_means as column_means_kernel
 from .kernels_triton import reduce_tokens as reduce_tokens_kernel
 from .kernels_triton import reduce_tokens_backward as reduce_tokens_backward_kernel
 from .kernels_triton import token_means as token_means_kernel
+from .token_plan import axis_windows, window_count
 from .token_reduction import TokenLayout, reduce_tokens
 
-SOURCES = ("attention_scores.py", "kernels_triton.py", "operators.py", "token_reduction.py")
+SOURCES = ("attention_scores.py", "kernels_triton.py", "operators.py", "token_plan.py", "token_reduction.py")
 
 
 def hash_of_sources() -> str:
@@ -95,16 +96,17 @@ def fused_reduce_tokens(
     scores: Tensor,
     layout: TokenLayout,
     keep: int,
-    windows: int,
+    windows: int | Sequence[int],
     dc_position_embeddings: Tensor | None = None,
 ) -> tuple[Tensor, TokenLayout]:
     """``token_reduction.reduce_tokens`` in one kernel, and one more backward; same arguments and results."""
+    windows = axis_windows(windows, len(layout.grid))
     reduced, positions, dc_counts, _ = OPERATORS.reduce_tokens(
         hidden_states,
         scores,
         layout.positions,
         layout.dc_counts,
-        *layout.grid,
+        layout.grid,
         layout.num_prefix,
         layout.windows,
         keep,
@@ -115,7 +117,7 @@ def fused_reduce_tokens(
 
 
 def reduction_function(
-    implementation: str | None, hidden_states: Tensor, windows: int, dc_position_embeddings: Tensor | None
+    implementation: str | None, hidden_states: Tensor, windows: tuple[int, ...], dc_position_embeddings: Tensor | None
 ) -> Callable[..., tuple[Tensor, TokenLayout]]:
     """One of ``REDUCTION_IMPLEMENTATIONS``: as named, or the fused kernel where it serves; it makes DC tokens.
 
@@ -125,7 +127,7 @@ def reduction_function(
     if implementation is None:
         tensors = (hidden_states,) if dc_position_embeddings is None else (hidden_states, dc_position_embeddings)
         same_dtype = all(tensor.dtype == hidden_states.dtype for tensor in tensors)
-        fused = windows > 0 and same_dtype and kernels_serve(*tensors) and not torch.compiler.is_exporting()
+        fused = bool(windows) and same_dtype and kernels_serve(*tensors) and not torch.compiler.is_exporting()
         implementation = "triton" if fused else "plain"
     if implementation not in REDUCTION_IMPLEMENTATIONS:
         raise ValueError(
@@ -198,59 +200,53 @@ def define_column_means() -> None:
 def define_reduce_tokens() -> None:
     """Defines the reduction's operators, forward and backward."""
 
-    def run(
-        hidden_states: Tensor, scores: Tensor, positions: Tensor, dc_counts: Tensor, rows: int, columns: int, *rest: Any
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return reduce_tokens_kernel(hidden_states, scores, positions, dc_counts, (rows, columns), *rest)
-
     def fake(
         hidden_states: Tensor,
         scores: Tensor,
         positions: Tensor,
         dc_counts: Tensor,
-        rows: int,
-        columns: int,
+        grid: list[int],
         num_prefix: int,
-        old_windows: int,
+        old_windows: list[int],
         keep: int,
-        windows: int,
+        windows: list[int],
         dc_position_embeddings: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, tokens, hidden = hidden_states.shape
         return (
-            hidden_states.new_empty(batch, num_prefix + keep + windows**2, hidden),
+            hidden_states.new_empty(batch, num_prefix + keep + window_count(windows), hidden),
             positions.new_empty(batch, keep),
-            dc_counts.new_empty(batch, windows**2),
+            dc_counts.new_empty(batch, window_count(windows)),
             positions.new_empty(batch, tokens, dtype=torch.int32),
         )
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, _, _, dc_counts, _, _, ctx.num_prefix, ctx.old_windows, ctx.keep, ctx.windows, embeddings = inputs
+        _, _, _, dc_counts, _, ctx.num_prefix, _, ctx.keep, _, embeddings = inputs
         ctx.has_embeddings = embeddings is not None
         ctx.save_for_backward(output[3], dc_counts, output[2])
 
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         destinations, dc_counts, new_dc_counts = ctx.saved_tensors
         grad_hidden = OPERATORS.reduce_tokens_backward(
-            grad, destinations, dc_counts, new_dc_counts, ctx.num_prefix, ctx.old_windows, ctx.keep, ctx.windows
+            grad, destinations, dc_counts, new_dc_counts, ctx.num_prefix + ctx.keep
         )
-        grad_embeddings = grad[:, -(ctx.windows**2) :].sum(dim=0) if ctx.has_embeddings else None
-        return grad_hidden, *[None] * 9, grad_embeddings
+        grad_embeddings = grad[:, ctx.num_prefix + ctx.keep :].sum(dim=0) if ctx.has_embeddings else None
+        return grad_hidden, *[None] * 8, grad_embeddings
 
     def backward_fake(grad: Tensor, destinations: Tensor, *_: Any) -> Tensor:
         return grad.new_empty(*destinations.shape, grad.shape[2])
 
     define(
         "reduce_tokens_backward(Tensor grad, Tensor destinations, Tensor dc_counts, Tensor new_dc_counts, "
-        "int num_prefix, int old_windows, int keep, int windows) -> Tensor",
+        "int first_dc) -> Tensor",
         reduce_tokens_backward_kernel,
         backward_fake,
     )
     name = define(
-        "reduce_tokens(Tensor hidden_states, Tensor scores, Tensor positions, Tensor dc_counts, int rows, "
-        "int columns, int num_prefix, int old_windows, int keep, int windows, "
+        "reduce_tokens(Tensor hidden_states, Tensor scores, Tensor positions, Tensor dc_counts, int[] grid, "
+        "int num_prefix, int[] old_windows, int keep, int[] windows, "
         "Tensor? dc_position_embeddings) -> (Tensor, Tensor, Tensor, Tensor)",
-        run,
+        reduce_tokens_kernel,
         fake,
     )
     torch.library.register_autograd(name, backward, setup_context=save)

@@ -428,7 +428,7 @@ def check_parameters(model: ReductionModel, plan: Sequence[LayerPlan], config: R
         if config.dc_position_embeddings and step.reduces and step.dc_out:
             embeddings = layer.reduction.dc_position_embeddings
             if embeddings is None or len(embeddings) != step.dc_out:
-                lacking.append(f"DC position embeddings for {step.windows_out} x {step.windows_out} windows")
+                lacking.append(f"DC position embeddings for {' x '.join(map(str, step.windows_out))} windows")
         if lacking:
             raise ValueError(
                 f"reduction_layers={config.reduction_layers}, keep_ratio={config.keep_ratio}, "

@@ -5,6 +5,7 @@ Every count follows from the configuration and the image size, so all shapes are
 exports whole, and its cost is known without building it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,9 +44,9 @@ class LayerPlan(NamedTuple):
     prefix: int
     patches_in: int
     patches_out: int
-    windows_in: int
-    """DC windows along each side of the input's grid; 0 where the input holds no DC tokens."""
-    windows_out: int
+    windows_in: tuple[int, ...]
+    """DC windows along each axis of the grid; empty where the input holds no DC tokens."""
+    windows_out: tuple[int, ...]
     follows_reduction: bool
     """Whether this layer or one before it reduces by the paper's method: heads then re-weight."""
     selection: str | None = "high_frequency"
@@ -62,11 +63,11 @@ class LayerPlan(NamedTuple):
 
     @property
     def dc_in(self) -> int:
-        return self.windows_in**2
+        return window_count(self.windows_in)
 
     @property
     def dc_out(self) -> int:
-        return self.windows_out**2
+        return window_count(self.windows_out)
 
     @property
     def tokens_in(self) -> int:
@@ -80,6 +81,18 @@ class LayerPlan(NamedTuple):
     def reduces(self) -> bool:
         """Whether the layer shortens its sequence between attention and MLP."""
         return self.tokens_out < self.tokens_in
+
+
+def window_count(windows: Sequence[int]) -> int:
+    """How many windows there are in all, by their number along each axis; 0 where none is named."""
+    return math.prod(windows) if windows else 0
+
+
+def axis_windows(windows: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """Windows along each of the axes, of one number for all of them; empty for 0."""
+    if isinstance(windows, Sequence):
+        return tuple(windows)
+    return (windows,) * axes if windows else ()
 
 
 def per_layer(name: str, value: Any, reduction_layers: Sequence[int]) -> list[Any]:
@@ -124,25 +137,26 @@ def kept_patches(patches: int, keep_ratio: float, fixed: int, token_multiple: in
 
 
 def plan_layers(
-    grid: tuple[int, int],
+    grid: Sequence[int],
     num_layers: int,
     num_prefix: int,
     reduction_layers: Sequence[int],
     keep_ratios: Sequence[float],
-    dc_windows: Sequence[int],
+    dc_windows: Sequence[int | Sequence[int]],
     token_multiple: int = 1,
     selection: str = "high_frequency",
     size_exponent: float = 0.0,
 ) -> list[LayerPlan]:
-    """The plans of all layers: a reduction keeps ``floor(n * ratio)`` patches and adds ``windows**2`` DC tokens.
+    """The plans of all layers: a reduction keeps ``floor(n * ratio)`` patches and adds a DC token for each window.
 
     Args:
-        grid: rows and columns of patches.
+        grid: patches along each axis: rows and columns, in a video frames before them.
         num_layers: depth of the model.
         num_prefix: tokens before the patches (CLS and its like), never reduced.
         reduction_layers: 0-based layers that reduce, increasing.
         keep_ratios: for each of them the share of patch tokens kept; 1.0 leaves that layer an ordinary one.
-        dc_windows: for each of them the number of windows along each side of the grid; 0 drops tokens for good.
+        dc_windows: for each of them the number of windows along every axis, or one number for each axis; 0 drops tokens
+            for good.
         token_multiple: sequence lengths after a reduction are multiples of this.
         selection, size_exponent: see ``LayerPlan``.
 
@@ -150,38 +164,57 @@ def plan_layers(
         ValueError: windows that exceed the grid or do not nest, a multiple that cannot be met, or a reduction that
             would not shorten the sequence.
     """
-    rows, columns = grid
     steps = {
-        layer: (ratio, windows)
+        layer: (ratio, axis_windows(windows, len(grid)))
         for layer, ratio, windows in zip(reduction_layers, keep_ratios, dc_windows, strict=True)
         if ratio != 1
     }
     plan = []
-    patches, windows_in, has_reduced = rows * columns, 0, False
+    patches, has_reduced = math.prod(grid), False
+    windows_in: tuple[int, ...] = ()
     for layer in range(num_layers):
         tokens = LayerPlan(
             layer, num_prefix, patches, patches, windows_in, windows_in, has_reduced, selection, size_exponent
         )
         if layer in steps:
             ratio, windows = steps[layer]
-            if windows > min(rows, columns):
-                raise ValueError(
-                    f"dc_windows={windows} at layer {layer} exceeds the grid of {rows} x {columns} patches: at most "
-                    f"{min(rows, columns)} windows fit along each side."
-                )
-            if windows_in and (not windows or windows_in % windows):
-                raise ValueError(
-                    f"dc_windows={windows} at layer {layer} does not divide the {windows_in} windows before it: "
-                    "windows must nest, so that old DC tokens fall into one new window each."
-                )
-            kept = kept_patches(patches, ratio, num_prefix + windows**2, token_multiple)
+            check_windows(f"dc_windows={shown(windows)} at layer {layer}", windows, windows_in, grid)
+            kept = kept_patches(patches, ratio, num_prefix + window_count(windows), token_multiple)
             tokens = tokens._replace(patches_out=kept, windows_out=windows, follows_reduction=True)
             if tokens.tokens_out >= tokens.tokens_in:
                 raise ValueError(
                     f"The reduction at layer {layer} would not shorten the sequence: {tokens.tokens_in} tokens enter "
-                    f"and {tokens.tokens_out} would leave ({num_prefix} prefix, {kept} kept patches, {windows**2} DC "
-                    "tokens). Lower keep_ratio or dc_windows there, or drop the layer from reduction_layers."
+                    f"and {tokens.tokens_out} would leave ({num_prefix} prefix, {kept} kept patches, {tokens.dc_out} "
+                    "DC tokens). Lower keep_ratio or dc_windows there, or drop the layer from reduction_layers."
                 )
         plan.append(tokens)
         patches, windows_in, has_reduced = tokens.patches_out, tokens.windows_out, tokens.follows_reduction
     return plan
+
+
+def check_windows(name: str, windows: Sequence[int], windows_before: Sequence[int], grid: Sequence[int]) -> None:
+    """Raises a ValueError for windows that exceed the grid, or do not nest in those before them."""
+    if windows and (len(windows) != len(grid) or min(windows) < 1):
+        raise ValueError(
+            f"{name} must be one number, or one of at least 1 for each of the {len(grid)} axes of the grid."
+        )
+    if any(count > length for count, length in zip(windows, grid, strict=False)):
+        most = min(grid) if len(set(windows)) == 1 else tuple(grid)
+        raise ValueError(
+            f"{name} exceeds the grid of {' x '.join(map(str, grid))} patches: at most {most} windows fit along "
+            "its axes."
+        )
+    nests = len(windows) == len(windows_before) and all(
+        old % new == 0 for old, new in zip(windows_before, windows, strict=True)
+    )
+    if windows_before and not nests:
+        raise ValueError(
+            f"{name} does not divide the {shown(windows_before)} windows before it: windows must nest, so that old DC "
+            "tokens fall into one new window each."
+        )
+
+
+def shown(numbers: Sequence[int]) -> str:
+    """A number for each axis in words; one number where all are the same."""
+    different = sorted(set(numbers)) or [0]
+    return str(different[0]) if len(different) == 1 else str(tuple(numbers))

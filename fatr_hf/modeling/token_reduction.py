@@ -8,11 +8,14 @@ ViT, attention or learned parameters.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .token_plan import axis_windows, window_count
 
 
 class TokenLayout(NamedTuple):
@@ -21,17 +24,17 @@ class TokenLayout(NamedTuple):
     A tuple, so that gradient checkpointing, device hooks and export carry it like any other argument.
     """
 
-    grid: tuple[int, int]
-    """Rows and columns of the original patch grid."""
+    grid: tuple[int, ...]
+    """Patches along each axis of the original grid: rows and columns, in a video frames before them."""
     num_prefix: int
     """Tokens before the patches."""
-    windows: int
-    """DC windows along each side of the grid; 0 while there are no DC tokens."""
+    windows: tuple[int, ...]
+    """DC windows along each axis of the grid; empty while there are no DC tokens."""
     positions: Tensor
     """(batch, patch tokens) int64: the original grid place of every patch token; of one that stands for several
     patches, the place of one of them."""
     dc_counts: Tensor
-    """(batch, windows**2) int64: how many patches each DC token stands for."""
+    """(batch, DC tokens) int64: how many patches each DC token stands for."""
     residual: Tensor | None = None
     """(batch, patches, hidden): what each patch differs by from the token that stands for it; None if not kept."""
     sources: Tensor | None = None
@@ -56,7 +59,7 @@ class TokenLayout(NamedTuple):
 
     @property
     def num_dc(self) -> int:
-        return self.windows**2
+        return window_count(self.windows)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -64,10 +67,10 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-def dense_layout(batch_size: int, grid: tuple[int, int], num_prefix: int, device: torch.device) -> TokenLayout:
+def dense_layout(batch_size: int, grid: tuple[int, ...], num_prefix: int, device: torch.device) -> TokenLayout:
     """The layout before any reduction: every patch in its own place, no DC tokens."""
-    positions = torch.arange(grid[0] * grid[1], device=device).expand(batch_size, -1)
-    return TokenLayout(grid, num_prefix, 0, positions, positions[:, :0])
+    positions = torch.arange(math.prod(grid), device=device).expand(batch_size, -1)
+    return TokenLayout(grid, num_prefix, (), positions, positions[:, :0])
 
 
 def with_residual(layout: TokenLayout, hidden_states: Tensor) -> TokenLayout:
@@ -110,25 +113,23 @@ def dense_sequence(hidden_states: Tensor, layout: TokenLayout) -> Tensor:
     return torch.cat([hidden_states[:, : layout.num_prefix], patches], dim=1)
 
 
-def window_indices(grid: tuple[int, int], windows: int, device: torch.device) -> Tensor:
-    """The DC window of every patch: ``(row * w // rows) * w + column * w // columns``.
+def window_indices(grid: Sequence[int], windows: int | Sequence[int], device: torch.device) -> Tensor:
+    """The DC window of every patch: along an axis ``place * windows // length``, counted like the patches themselves.
+
+    Of a grid of windows instead of patches, where the new windows divide the old: the new window of every old one.
+
+    Args:
+        grid: patches along each axis.
+        windows: along every axis, or a number for each.
 
     Returns:
-        (rows * columns,) int64 in ``[0, windows**2)``.
+        (patches,) int64 in ``[0, prod(windows))``.
     """
-    rows, columns = grid
-    row_windows = torch.arange(rows, device=device) * windows // rows
-    column_windows = torch.arange(columns, device=device) * windows // columns
-    return (row_windows[:, None] * windows + column_windows).flatten()
-
-
-def nested_window_indices(windows: int, new_windows: int, device: torch.device) -> Tensor:
-    """The new window that each of the old windows falls into; ``new_windows`` divides ``windows``.
-
-    Returns:
-        (windows**2,) int64 in ``[0, new_windows**2)``.
-    """
-    return window_indices((windows, windows), new_windows, device)
+    index = torch.zeros(1, dtype=torch.int64, device=device)
+    for length, count in zip(grid, axis_windows(windows, len(grid)), strict=True):
+        along = torch.arange(length, device=device) * count // length
+        index = (index[:, None] * count + along).flatten()
+    return index
 
 
 def partition_tokens(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -174,7 +175,7 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.reshape(-1, hidden).index_select(0, rows.flatten()).view(batch, -1, hidden)
 
 
-def pool_windows(tokens: Tensor, counts: Tensor, window_index: Tensor, windows: int) -> tuple[Tensor, Tensor]:
+def pool_windows(tokens: Tensor, counts: Tensor, window_index: Tensor, num_windows: int) -> tuple[Tensor, Tensor]:
     """The mean of each window's tokens, weighted by how many patches each token stands for.
 
     A window without any patch takes the mean over all windows, with count 0. Sums run in float32 or better.
@@ -182,12 +183,12 @@ def pool_windows(tokens: Tensor, counts: Tensor, window_index: Tensor, windows: 
     Args:
         tokens: (batch, tokens, hidden), the tokens to fold.
         counts: (batch, tokens) int64, patches behind each token; 0 gives it no weight.
-        window_index: (batch, tokens) int64 in ``[0, windows**2)``.
+        window_index: (batch, tokens) int64 in ``[0, num_windows)``.
 
     Returns:
-        Means (batch, windows**2, hidden) in the dtype of ``tokens``, and counts (batch, windows**2) int64.
+        Means (batch, num_windows, hidden) in the dtype of ``tokens``, and counts (batch, num_windows) int64.
     """
-    index = torch.arange(windows**2, device=tokens.device)
+    index = torch.arange(num_windows, device=tokens.device)
     weights = (window_index[:, None, :] == index[:, None]) * counts[:, None, :]
     dtype = torch.promote_types(tokens.dtype, torch.float32)
     with without_autocast(tokens.device):
@@ -204,23 +205,24 @@ def reduce_tokens(
     scores: Tensor,
     layout: TokenLayout,
     keep: int,
-    windows: int,
+    windows: int | Sequence[int],
     dc_position_embeddings: Tensor | None = None,
 ) -> tuple[Tensor, TokenLayout]:
-    """Keeps the ``keep`` highest patch tokens and folds the rest, and the old DC tokens, into ``windows**2`` DC tokens.
+    """Keeps the ``keep`` highest patch tokens and folds the rest, and the old DC tokens, into a DC token a window.
 
     Args:
         hidden_states: (batch, tokens, hidden), laid out as ``layout`` says.
         scores: (batch, patches), higher is kept; carries no gradient.
         layout: where the patches are.
         keep: patch tokens that stay, at least 1 and fewer than there are.
-        windows: DC windows along each side of the grid; divides ``layout.windows`` where that is not 0. 0 where no
-            DC token is to stand for the other patches: they are dropped.
-        dc_position_embeddings: (windows**2, hidden), added to the new DC tokens.
+        windows: DC windows along every axis of the grid, or a number for each; they divide those of the layout. 0 where
+            no DC token is to stand for the other patches: they are dropped.
+        dc_position_embeddings: (DC tokens, hidden), added to the new DC tokens.
 
     Returns:
-        The new sequence (batch, prefix + keep + windows**2, hidden) and its layout.
+        The new sequence (batch, prefix + keep + DC tokens, hidden) and its layout.
     """
+    windows = axis_windows(windows, len(layout.grid))
     first, last = layout.num_prefix, layout.num_prefix + layout.num_patches
     kept, folded = partition_tokens(scores, keep)
     positions = layout.positions.gather(1, kept)
@@ -232,11 +234,11 @@ def reduce_tokens(
     window_index = window_indices(layout.grid, windows, hidden_states.device)[folded_positions]
     tokens, counts = take_tokens(hidden_states, first + folded), torch.ones_like(folded_positions)
     if layout.windows:
-        old_index = nested_window_indices(layout.windows, windows, hidden_states.device)
+        old_index = window_indices(layout.windows, windows, hidden_states.device)
         tokens = torch.cat([tokens, hidden_states[:, last:]], dim=1)
         counts = torch.cat([counts, layout.dc_counts], dim=1)
         window_index = torch.cat([window_index, old_index.expand(counts.shape[0], -1)], dim=1)
-    dc_tokens, dc_counts = pool_windows(tokens, counts, window_index, windows)
+    dc_tokens, dc_counts = pool_windows(tokens, counts, window_index, window_count(windows))
     if dc_position_embeddings is not None:
         dc_tokens = dc_tokens + dc_position_embeddings
 
@@ -248,11 +250,11 @@ def token_sources(layout: TokenLayout) -> Tensor:
     """For every patch of the original grid the place in the sequence that stands for it: its own, or its DC token's.
 
     Returns:
-        (batch, rows * columns) int64; -1 for a patch that was dropped without a DC token.
+        (batch, patches) int64; -1 for a patch that was dropped without a DC token.
     """
     if layout.sources is not None:
         return layout.sources
-    batch_size, patches = layout.positions.shape[0], layout.grid[0] * layout.grid[1]
+    batch_size, patches = layout.positions.shape[0], math.prod(layout.grid)
     device = layout.positions.device
     is_kept = torch.zeros(batch_size, patches, dtype=torch.bool, device=device).scatter(1, layout.positions, True)
     own = layout.num_prefix + is_kept.cumsum(dim=1) - 1
@@ -282,6 +284,6 @@ def restore_tokens(hidden_states: Tensor, source: Tensor) -> Tensor:
         source: (batch, patches) int64, one entry of the model's ``token_sources``.
 
     Returns:
-        (batch, patches, hidden), patches row by row; zeros where nothing stands for a patch.
+        (batch, patches, hidden), patches in the order of the grid; zeros where nothing stands for a patch.
     """
     return take_tokens(hidden_states, source.clamp(min=0)).masked_fill(source[:, :, None] < 0, 0)

@@ -266,7 +266,7 @@ def energies_of_all_choices(tokens, keep, windows):
     for mask in subsets(keep, 9):
         folded = tokens[:, 1:][:, ~mask]
         index = window_index[~mask].expand(len(tokens), -1)
-        dc_tokens, dc_counts = pool_windows(folded, torch.ones_like(index), index, windows)
+        dc_tokens, dc_counts = pool_windows(folded, torch.ones_like(index), index, windows**2)
         energies.append(
             energy(torch.cat([tokens[:, :1], tokens[:, 1:][:, mask], dc_tokens[:, dc_counts[0] > 0]], dim=1))
         )

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from rounding import assert_rounded_alike
@@ -164,7 +166,7 @@ def test_fatr_reductions_by_hand(make_sharp_fatr, pixel_values, fields):
         if plan.reduces:
             before, after = each.reduction
             embeddings = model.vit.layers[each.layer].reduction.dc_position_embeddings
-            windows = (plan.windows_in, plan.windows_out, plan.patches_out)
+            windows = (math.isqrt(plan.dc_in), math.isqrt(plan.dc_out), plan.patches_out)
             for image in range(3):
                 if selection == "random":  # any order is one: that of the patches left
                     scores = torch.tensor([0, *each.leaving.own[image, kept[image]]], dtype=torch.float)
@@ -179,7 +181,7 @@ def test_fatr_reductions_by_hand(make_sharp_fatr, pixel_values, fields):
             assert state.own[image].nonzero().flatten().tolist() == kept[image]
             for patch, place in enumerate(state.source[image].tolist()):
                 own = 1 + kept[image].index(patch) if patch in kept[image] else None
-                dc = 1 + len(kept[image]) + window_of(patch, (8, 8), plan.windows_out) if state.num_dc else -1
+                dc = 1 + len(kept[image]) + window_of(patch, (8, 8), math.isqrt(plan.dc_out)) if state.num_dc else -1
                 assert place == (dc if own is None else own)
 
 

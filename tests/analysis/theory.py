@@ -6,7 +6,6 @@ a group of its own; labels below 0, or that are no integers of this shape, raise
 float32 or better.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -240,7 +239,7 @@ def group_means(tokens: Tensor, groups: Tensor, counts: Tensor | None = None) ->
         )
     if groups.min() < 0:
         raise ValueError(f"groups holds {groups.min()}: labels must be 0 or more (-1 is a patch without a DC token).")
-    windows = math.isqrt(int(groups.max())) + 1  # pool_windows wants a square number of windows
+    windows = int(groups.max()) + 1
     means, _ = pool_windows(tokens, torch.ones_like(groups) if counts is None else counts, groups, windows)
     return take_tokens(means, groups)
 

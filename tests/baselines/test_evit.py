@@ -24,7 +24,7 @@ def test_logits_are_the_references(make_rival, pixel_values, attention, fuse):
 def reduce(rule, tokens, attention, tokens_out):
     """A rule on one prefix token and a row of patches."""
     patches = tokens.shape[1] - 1
-    step = LayerPlan(0, 1, patches, tokens_out - 1, 0, 0, False)
+    step = LayerPlan(0, 1, patches, tokens_out - 1, (), (), False)
     return rule(tokens, Evidence(attention), dense_layout(len(tokens), (1, patches), 1, tokens.device), step)
 
 

@@ -30,7 +30,7 @@ def pool_slowly(tokens, grid, new_grid):
 
 def pool_tokens(tokens, grid, new_grid):
     """A first pooling behind one prefix token: the sequence and its layout."""
-    step = LayerPlan(0, 1, math.prod(grid), math.prod(new_grid), 0, 0, False)
+    step = LayerPlan(0, 1, math.prod(grid), math.prod(new_grid), (), (), False)
     layout = dense_layout(len(tokens), grid, 1, tokens.device)
     return pool_grid(tokens, None, layout, step, grid=grid, new_grid=new_grid)
 

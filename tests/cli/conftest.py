@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from fatr_hf.cli import app
+from fatr_hf_cli import app
 
 
 @pytest.fixture

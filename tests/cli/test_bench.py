@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from fatr_hf.benchmark import KINDS, ModelSize, Report, Setting
 from fatr_hf.benchmark.compare import OutOfMemory, compare
 from fatr_hf.benchmark.suites import Case, Target
-from fatr_hf.cli import app
+from fatr_hf_cli import app
 
 TINY = ["--size", "32/2/4", "--patch-size", "4", "--image-size", "32", "--device", "cpu"]
 QUICK = ["--rounds", "1", "--warmup", "0"]

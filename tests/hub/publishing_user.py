@@ -15,11 +15,11 @@ import torch
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
-from fatr_hf.cli import app
 from fatr_hf.hub.publish import check_access, publish_folder
 from fatr_hf.training.metrics import classification_metrics
 from fatr_hf.training.preprocessing import collate
 from fatr_hf.training.trainer import FATRTrainer
+from fatr_hf_cli import app
 
 FIELDS = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 FIELDS |= {"image_size": 16, "patch_size": 4, "num_labels": 5}

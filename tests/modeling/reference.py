@@ -4,23 +4,38 @@ Written from the method's description (docs and arXiv 2511.21477), not from the 
 called: one image at a time, scores and positions as plain lists. Tests compare the package with it.
 """
 
+import itertools
 import math
 from fractions import Fraction
 
 import torch
 
 
+def per_axis(count, grid):
+    """Windows along each axis, of one number for all of them."""
+    if isinstance(count, (tuple, list)):
+        return tuple(count)
+    return (count,) * len(grid) if count else ()
+
+
+def number(windows):
+    """How many windows there are in all."""
+    return math.prod(windows) if windows else 0
+
+
 def plan(grid, layers, ratios, dc_windows, prefix=1, multiple=1):
     """{reduction layer: (kept patches, windows)}, or None where a reduction is to be refused."""
-    steps, patches, old_windows = {}, grid[0] * grid[1], 0
-    for layer, ratio, new_windows in zip(layers, ratios, dc_windows, strict=True):
+    steps, patches, old_windows = {}, math.prod(grid), ()
+    for layer, ratio, wanted in zip(layers, ratios, dc_windows, strict=True):
         if ratio == 1:
             continue
+        new_windows = per_axis(wanted, grid)
         kept = max(1, math.floor(patches * Fraction(str(ratio))))
-        while (prefix + kept + new_windows**2) % multiple:
+        while (prefix + kept + number(new_windows)) % multiple:
             kept -= 1
-        fits = new_windows <= min(grid) and (old_windows == 0 or old_windows % new_windows == 0)
-        if kept < 1 or not fits or kept + new_windows**2 >= patches + old_windows**2:
+        fits = all(new <= length for new, length in zip(new_windows, grid, strict=False))
+        nests = all(old % new == 0 for old, new in zip(old_windows, new_windows, strict=False))
+        if kept < 1 or not fits or not nests or kept + number(new_windows) >= patches + number(old_windows):
             return None
         steps[layer] = (kept, new_windows)
         patches, old_windows = kept, new_windows
@@ -28,11 +43,15 @@ def plan(grid, layers, ratios, dc_windows, prefix=1, multiple=1):
 
 
 def windows(grid, count):
-    """The DC window of every patch of the grid, row by row."""
-    rows, columns = grid
-    return [
-        (row * count // rows) * count + column * count // columns for row in range(rows) for column in range(columns)
-    ]
+    """The DC window of every patch of the grid, the last axis fastest; windows are counted alike."""
+    counts = per_axis(count, grid) or (1,) * len(grid)
+    found = []
+    for place in itertools.product(*map(range, grid)):
+        window = 0
+        for each, length, along in zip(place, grid, counts, strict=True):
+            window = window * along + each * along // length
+        found.append(window)
+    return found
 
 
 def partition(scores, keep):
@@ -57,7 +76,7 @@ def weighted_mean(tokens, counts):
 def pool(tokens, counts, index, count):
     """Mean of every window's tokens weighted by count, and its count; an empty window: the mean of all, count 0."""
     means, totals = [], []
-    for window in range(count**2):
+    for window in range(count):
         inside = [place for place in range(len(index)) if index[place] == window and counts[place] > 0]
         chosen = inside or range(len(index))
         means.append(weighted_mean([tokens[place] for place in chosen], [counts[place] for place in chosen]))
@@ -72,14 +91,17 @@ def reduce(hidden, scores, positions, dc_counts, grid, prefix, old_windows, keep
     tokens = [hidden[prefix + place] for place in folded]
     counts = [1] * len(folded)
     index = [patch_windows[positions[place]] for place in folded]
+    old_windows, new_windows = per_axis(old_windows, grid), per_axis(new_windows, grid)
     if old_windows:
-        ratio = old_windows // new_windows
-        for old in range(old_windows**2):
-            row, column = divmod(old, old_windows)
+        ratios = [old // new for old, new in zip(old_windows, new_windows, strict=True)]
+        for old, place in enumerate(itertools.product(*map(range, old_windows))):
             tokens.append(hidden[prefix + len(positions) + old])
             counts.append(dc_counts[old])
-            index.append((row // ratio) * new_windows + column // ratio)
-    dc, new_counts = pool(tokens, counts, index, new_windows)
+            window = 0
+            for each, ratio, along in zip(place, ratios, new_windows, strict=True):
+                window = window * along + each // ratio
+            index.append(window)
+    dc, new_counts = pool(tokens, counts, index, number(new_windows))
     if embeddings is not None:
         dc = dc + embeddings
     sequence = torch.stack([*hidden[:prefix], *(hidden[prefix + place] for place in kept), *dc])

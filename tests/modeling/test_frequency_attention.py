@@ -312,7 +312,7 @@ def test_gradients_of_dc_sizes(generator):
 def test_selection_scores(generator, selection):
     # Prefix of 2, 5 of 12 patches left, 4 DC tokens.
     positions = torch.tensor([[0, 3, 4, 7, 11], [1, 2, 3, 9, 10]])
-    layout = TokenLayout((3, 4), 2, 2, positions, torch.tensor([[3, 1, 2, 1], [4, 0, 2, 1]]))
+    layout = TokenLayout((3, 4), 2, (2, 2), positions, torch.tensor([[3, 1, 2, 1], [4, 0, 2, 1]]))
     attention_scores = torch.rand(2, 11, generator=generator)
     hidden = torch.randn(2, 11, 6, generator=generator, dtype=torch.float64)
     scores = selection_scores(selection, attention_scores, hidden, layout, layer=3)

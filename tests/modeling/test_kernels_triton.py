@@ -5,6 +5,7 @@ Whether the kernels also compile is tested without a GPU, in processes of their 
 """
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -15,9 +16,9 @@ import torch
 from rounding import assert_rounded_alike
 
 from fatr_hf.modeling import kernels_triton
+from fatr_hf.modeling.token_plan import axis_windows, window_count
 from fatr_hf.modeling.token_reduction import (
     TokenLayout,
-    nested_window_indices,
     partition_tokens,
     reduce_tokens,
     window_indices,
@@ -182,17 +183,19 @@ REDUCTIONS = {
     "16x16-256to100-windows7-hidden36": (1, (16, 16), 1, 0, 256, 100, 7, 36),
     "1x6-5to1-windows1to1-hidden8": (2, (1, 6), 0, 1, 5, 1, 1, 8),
     "30x20-600to6-windows8to4-hidden16": (1, (30, 20), 1, 8, 600, 6, 4, 16),
+    "4x6x5-90to41-windows2x3x1to1x3x1-hidden20": (2, (4, 6, 5), 1, (2, 3, 1), 90, 41, (1, 3, 1), 20),
 }
 reductions = pytest.mark.parametrize("reduction", REDUCTIONS.values(), ids=REDUCTIONS.keys())
 
 
 def make_reduction(batch, grid, prefix, old_windows, patches, keep, windows, hidden, dtype, kind="float32"):
     """Arguments of the plain function, with random scores of some kind and random counts, among them zeros."""
-    places = torch.rand(batch, grid[0] * grid[1]).argsort(dim=1)[:, :patches].sort(dim=1).values
-    if patches == grid[0] * grid[1]:
+    places = torch.rand(batch, math.prod(grid)).argsort(dim=1)[:, :patches].sort(dim=1).values
+    if patches == math.prod(grid):
         places = torch.arange(patches).expand(batch, -1)
-    counts = torch.randint(0, 4, (batch, old_windows**2))
-    tokens = torch.randn(batch, prefix + patches + old_windows**2, hidden)
+    old_windows, windows = axis_windows(old_windows, len(grid)), axis_windows(windows, len(grid))
+    counts = torch.randint(0, 4, (batch, window_count(old_windows)))
+    tokens = torch.randn(batch, prefix + patches + counts.shape[1], hidden)
     scores = torch.randn(batch, tokens.shape[1])
     if kind == "ties":
         scores = scores.round() * torch.tensor([1.0, -1.0])[torch.randint(0, 2, scores.shape)]
@@ -203,7 +206,7 @@ def make_reduction(batch, grid, prefix, old_windows, patches, keep, windows, hid
     elif kind == "float64":
         scores = 1 + scores.double() * 1e-12
     scores = scores[:, prefix : prefix + patches]
-    embeddings = torch.randn(windows**2, hidden).to(DEVICE, dtype)
+    embeddings = torch.randn(window_count(windows), hidden).to(DEVICE, dtype)
     layout = TokenLayout(grid, prefix, old_windows, places.to(DEVICE), counts.to(DEVICE))
     return tokens.to(DEVICE, dtype), scores.to(DEVICE), layout, keep, windows, embeddings
 
@@ -233,7 +236,7 @@ def plain_destinations(scores, layout, keep, windows):
     prefix = torch.arange(layout.num_prefix, device=DEVICE).expand(batch, -1)
     old_dc = patches[:, :0]
     if layout.windows:
-        old_dc = (first_dc + nested_window_indices(layout.windows, windows, DEVICE)).expand(batch, -1)
+        old_dc = (first_dc + window_indices(layout.windows, windows, DEVICE)).expand(batch, -1)
     return torch.cat([prefix, patches, old_dc], dim=1).int()
 
 
@@ -328,7 +331,7 @@ def assert_backward_is_exact(reduction, dtype):
     leaf = hidden_states.double().requires_grad_()
     reduce_tokens(leaf, scores, layout, keep, windows)[0].backward(grad.double())
     actual = kernels_triton.reduce_tokens_backward(
-        grad, destinations, layout.dc_counts, new_dc_counts, layout.num_prefix, layout.windows, keep, windows
+        grad, destinations, layout.dc_counts, new_dc_counts, layout.num_prefix + keep
     )
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.double(), leaf.grad, rtol=ROUNDING[dtype], atol=1e-6)
@@ -338,7 +341,7 @@ def assert_backward_is_exact(reduction, dtype):
 def test_backward_of_an_expanded_gradient():
     hidden_states, scores, layout, keep, windows, _ = make_reduction(2, (4, 4), 1, 2, 12, 5, 2, 24, torch.float32)
     reduced, _, new_dc_counts, destinations = run_kernel(hidden_states, scores, layout, keep, windows, None)
-    rest = (destinations, layout.dc_counts, new_dc_counts, layout.num_prefix, layout.windows, keep, windows)
+    rest = (destinations, layout.dc_counts, new_dc_counts, layout.num_prefix + keep)
     expected = kernels_triton.reduce_tokens_backward(torch.ones_like(reduced), *rest)
     expanded = torch.ones((), device=DEVICE).expand(reduced.shape)
     assert torch.equal(kernels_triton.reduce_tokens_backward(expanded, *rest), expected)
@@ -427,9 +430,10 @@ def reduction(dtype, batch, old_windows, patches, keep, windows, hidden):
     scores, positions = torch.empty(batch, tokens.shape[1])[:, 1 : 1 + patches], torch.arange(patches)
     counts, embeddings = torch.empty(batch, old_windows**2).long(), torch.empty(windows**2, hidden, dtype=dtype)
     reduced, _, new_counts, destinations = kernels_triton.reduce_tokens(
-        tokens, scores, positions.expand(batch, -1), counts, (14, 14), 1, old_windows, keep, windows, embeddings
+        tokens, scores, positions.expand(batch, -1), counts, (14, 14), 1, 2 * [old_windows], keep, 2 * [windows],
+        embeddings,
     )
-    kernels_triton.reduce_tokens_backward(reduced, destinations, counts, new_counts, 1, old_windows, keep, windows)
+    kernels_triton.reduce_tokens_backward(reduced, destinations, counts, new_counts, 1 + keep)
     kernels_triton.token_means(tokens)
     kernels_triton.add_residual(tokens, tokens, tokens[:, 0])
 

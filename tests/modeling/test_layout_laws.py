@@ -1,5 +1,7 @@
 """What holds for every layout: tables of positions, sizes, and the way back to the grid."""
 
+import math
+
 import pytest
 import torch
 from rounding import assert_rounded_alike
@@ -24,6 +26,7 @@ SHAPES = {
     "one-left-6x6": ((6, 6), 1, [(1, 2), (1, 1)]),
     "empty-windows-4x4": ((4, 4), 2, [(11, 3)]),
     "dropped-6x6": ((6, 6), 1, [(20, 0), (8, 0)]),
+    "video-4x6x5-nested": ((4, 6, 5), 0, [(50, (2, 3, 1)), (7, (1, 3, 1))]),
 }
 shapes = pytest.mark.parametrize(("grid", "prefix", "steps"), SHAPES.values(), ids=SHAPES.keys())
 
@@ -31,7 +34,7 @@ shapes = pytest.mark.parametrize(("grid", "prefix", "steps"), SHAPES.values(), i
 def reduced(grid, prefix, steps, table=None, positions=None):
     """A random sequence through a few reductions: the sequence, its layout, and a table carried along like tokens."""
     generator = torch.Generator().manual_seed(0)
-    patches = grid[0] * grid[1]
+    patches = math.prod(grid)
     hidden = torch.randn(BATCH, prefix + patches, HIDDEN, generator=generator, dtype=torch.float64)
     carried = (
         None if table is None else torch.cat([table.new_zeros(prefix, table.shape[1]), table]).expand(BATCH, -1, -1)
@@ -39,7 +42,7 @@ def reduced(grid, prefix, steps, table=None, positions=None):
     layout = with_residual(dense_layout(BATCH, grid, prefix, torch.device("cpu")), hidden)
     for keep, windows in steps:
         scores = torch.rand(BATCH, layout.num_patches, generator=generator, dtype=torch.float64)
-        added = None if positions is None or not windows else positions[: windows**2]
+        added = None if positions is None or not windows else positions[: windows ** len(grid)]
         after, new_layout = reduce_tokens(hidden, scores, layout, keep, windows, added)
         if carried is not None:
             carried, _ = reduce_tokens(carried, scores, layout, keep, windows)
@@ -50,7 +53,7 @@ def reduced(grid, prefix, steps, table=None, positions=None):
 
 @shapes
 def test_rows_of_a_table_are_those_that_are_carried_along(grid, prefix, steps):
-    table = torch.randn(grid[0] * grid[1], 4, dtype=torch.float64)
+    table = torch.randn(math.prod(grid), 4, dtype=torch.float64)
     _, layout, carried = reduced(grid, prefix, steps, table)
     assert_rounded_alike(token_rows(table, layout), carried[:, prefix:])
 
@@ -71,7 +74,7 @@ def test_sizes_count_every_patch_that_is_not_dropped_once(grid, prefix, steps):
 def test_kept_patches_come_back_as_they_are_and_the_others_around_their_mean(grid, prefix, steps):
     hidden, layout, _ = reduced(grid, prefix, steps)
     dense, sources = dense_sequence(hidden, layout), token_sources(layout)
-    assert dense.shape == (BATCH, prefix + grid[0] * grid[1], HIDDEN)
+    assert dense.shape == (BATCH, prefix + math.prod(grid), HIDDEN)
     assert torch.equal(dense[:, :prefix], hidden[:, :prefix])
     sizes = token_sizes(layout)
     for image in range(BATCH):
@@ -105,7 +108,7 @@ def test_learned_positions_of_dc_tokens_stay_out_of_the_residual():
 @shapes
 def test_turning_by_mean_rows_means_the_logits(grid, prefix, steps):
     """Of tokens that share their features, the logit towards their DC token is the mean of the logits towards them."""
-    patches, channels = grid[0] * grid[1], 8
+    patches, channels = math.prod(grid), 8
     angles = torch.randn(patches, channels // 2, dtype=torch.float64).repeat(1, 2)
     _, layout, _ = reduced(grid, prefix, steps)
     dense = dense_layout(BATCH, grid, prefix, torch.device("cpu"))

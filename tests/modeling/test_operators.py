@@ -27,7 +27,7 @@ needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installe
 def reduction_inputs(dtype=torch.float32, windows=0):
     hidden_states = torch.randn(2, 17 + windows**2, 24, dtype=dtype, requires_grad=True)
     layout = dense_layout(2, (4, 4), 1, hidden_states.device)
-    layout = layout._replace(windows=windows, dc_counts=torch.randint(0, 4, (2, windows**2)))
+    layout = layout._replace(windows=(windows,) * 2 if windows else (), dc_counts=torch.randint(0, 4, (2, windows**2)))
     embeddings = torch.randn(4, 24, dtype=dtype, requires_grad=True)
     return hidden_states, torch.rand(2, 16), layout, embeddings
 
@@ -44,7 +44,17 @@ def test_the_scores_operator_is_well_formed(fused):
 @pytest.mark.parametrize("windows", [0, 2], ids="old-windows{}".format)
 def test_the_reduction_operator_is_well_formed(windows):
     hidden_states, scores, layout, embeddings = reduction_inputs(windows=windows)
-    arguments = (hidden_states, scores, layout.positions.contiguous(), layout.dc_counts, 4, 4, 1, windows, 9, 2)
+    arguments = (
+        hidden_states,
+        scores,
+        layout.positions.contiguous(),
+        layout.dc_counts,
+        (4, 4),
+        1,
+        layout.windows,
+        9,
+        (2, 2),
+    )
     torch.library.opcheck(operators.OPERATORS.reduce_tokens.default, (*arguments, embeddings))
 
 

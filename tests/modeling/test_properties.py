@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import plan, randomise, sources
+from reference import number, plan, randomise, sources
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, restore_tokens
 from fatr_hf.modeling.reduction_config import SELECTIONS
@@ -61,12 +61,12 @@ def test_a_schedule_is_carried_out_or_refused_in_words(schedule):
         assert any(name in str(refusal.value) for name in NAMES)
         assert any(str(number) in str(refusal.value) for number in (*schedule[2], *schedule[4], schedule[5]))
         return
-    patches, windows = schedule[0][0] * schedule[0][1], 0
+    patches, windows = schedule[0][0] * schedule[0][1], ()
     for tokens in config_of(schedule).plan():
-        assert tokens.tokens_in == 1 + patches + windows**2
+        assert tokens.tokens_in == 1 + patches + number(windows)
         assert tokens.reduces == (tokens.layer in steps)
         patches, windows = steps.get(tokens.layer, (patches, windows))
-        assert tokens.tokens_out == 1 + patches + windows**2
+        assert tokens.tokens_out == 1 + patches + number(windows)
         assert not tokens.reduces or tokens.tokens_out < tokens.tokens_in
         assert not tokens.reduces or tokens.tokens_out % schedule[5] == 0
 
@@ -99,7 +99,7 @@ def test_forward_keeps_every_patch_represented_once(schedule, selection, exponen
     for (layer, (kept, windows)), source in zip(steps.items(), outputs.token_sources, strict=True):
         states = outputs.hidden_states[layer + 1]
         restored = restore_tokens(states, source)
-        assert states.shape[1] == 1 + kept + windows**2
+        assert states.shape[1] == 1 + kept + number(windows)
         assert restored.shape == (batch, rows * columns, config.hidden_size)
         for image in range(batch):
             places = source[image].tolist()
@@ -121,7 +121,7 @@ def test_reductions_conserve_patches_and_their_sum(schedule, prefix, batch, seed
     for kept, windows in steps_of(schedule).values():
         scores = torch.randint(0, 5, (batch, layout.num_patches), generator=generator)
         hidden, layout = reduce_tokens(hidden, scores, layout, kept, windows)
-        assert hidden.shape[1] == prefix + kept + windows**2
+        assert hidden.shape[1] == prefix + kept + number(windows)
         assert layout.dc_counts.sum(dim=1).tolist() == [total - kept] * batch
         restored = restore_tokens(hidden, token_sources(layout))
         torch.testing.assert_close(restored.sum(dim=1), patches.sum(dim=1), rtol=0, atol=1e-10)
@@ -129,7 +129,7 @@ def test_reductions_conserve_patches_and_their_sum(schedule, prefix, batch, seed
             positions = layout.positions[image]
             assert torch.equal(restored[image, positions], patches[image, positions])
             places = token_sources(layout)[image] - prefix
-            assert places.bincount(minlength=kept + windows**2)[kept:].tolist() == layout.dc_counts[image].tolist()
+            assert places.bincount(minlength=kept + number(windows))[kept:].tolist() == layout.dc_counts[image].tolist()
 
 
 def among(strategy):
@@ -215,7 +215,7 @@ def test_image_sizes_give_a_schedule_or_words(height, width):
         steps = plan(grid, [1, 2, 3], [0.5] * 3, [1] * 3)
         if steps is not None:
             kept, windows = steps[3]
-            assert config.plan((height, width))[-1].tokens_out == 1 + kept + windows**2
+            assert config.plan((height, width))[-1].tokens_out == 1 + kept + number(windows)
             return
         words = "would not shorten"
     else:

@@ -217,8 +217,10 @@ def audits(tmp_path_factory):
         model.save_pretrained(root / name)
     schedule, reduction = root / "tampered" / "token_plan.py", root / "tampered" / "token_reduction.py"
     schedule.write_text(schedule.read_text() + "\nopen(__import__('os').devnull, 'w').close()\n")
-    head, _, body = reduction.read_text().partition("    positions = torch.arange(grid[0]")
-    reduction.write_text(f"{head}    __import__('os').system('true')\n    positions = torch.arange(grid[0]{body}")
+    head, _, body = reduction.read_text().partition("    positions = torch.arange(math.prod(grid)")
+    reduction.write_text(
+        f"{head}    __import__('os').system('true')\n    positions = torch.arange(math.prod(grid){body}"
+    )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(root / "modules")}
     environment.pop("PYTHONPATH", None)
     script = Path(__file__).with_name("audited_process.py")
@@ -231,7 +233,7 @@ def audits(tmp_path_factory):
 def test_loading_reads_its_own_sources_and_the_header_of_the_weights(audits):
     # Python's dataclasses and named tuples make their methods from text.
     generated = [[event, by, "<string>"] for event in ("compile", "exec") for by in ("collections", "dataclasses")]
-    sources = ("attention_scores.py", "kernels_triton.py", "operators.py", "token_reduction.py")
+    sources = ("attention_scores.py", "kernels_triton.py", "operators.py", "token_plan.py", "token_reduction.py")
     reads = [["open", "pathlib", f"reads {name}"] for name in ("model.safetensors", *sources)]
     assert sorted(audits[0]["loading"]) == sorted(generated + reads)
 

@@ -1,13 +1,15 @@
 """Token counts of every layer, against hand calculations and a calculation in fractions."""
 
+import math
+
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from reference import plan
+from reference import number, plan
 
 from fatr_hf import FATRViTConfig
 from fatr_hf.modeling.token_plan import kept_patches, per_layer, plan_layers
 
-GRIDS = {"14x14": (14, 14), "24x24": (24, 24), "3x5": (3, 5), "7x4": (7, 4), "10x10": (10, 10)}
+GRIDS = {"14x14": (14, 14), "24x24": (24, 24), "3x5": (3, 5), "7x4": (7, 4), "10x10": (10, 10), "4x6x7": (4, 6, 7)}
 
 
 def tiny_config(**changes):
@@ -99,15 +101,15 @@ def test_counts_follow_the_fractions(grid, prefix, multiple, dc_windows):
             with pytest.raises(ValueError, match=r"dc_windows|token_multiple|would not shorten"):
                 plan_layers(grid, 6, prefix, *arguments[:3], multiple)
             continue
-        patches, windows = grid[0] * grid[1], 0
+        patches, windows = math.prod(grid), ()
         for tokens in plan_layers(grid, 6, prefix, *arguments[:3], multiple):
             assert (tokens.prefix, tokens.patches_in, tokens.windows_in) == (prefix, patches, windows)
             assert tokens.reduces == (tokens.layer in steps)
             patches, windows = steps.get(tokens.layer, (patches, windows))
             assert (tokens.patches_out, tokens.windows_out) == (patches, windows)
-            assert (tokens.dc_in, tokens.dc_out) == (tokens.windows_in**2, windows**2)
-            assert tokens.tokens_in == prefix + tokens.patches_in + tokens.windows_in**2
-            assert tokens.tokens_out == prefix + patches + windows**2
+            assert (tokens.dc_in, tokens.dc_out) == (number(tokens.windows_in), number(windows))
+            assert tokens.tokens_in == prefix + tokens.patches_in + number(tokens.windows_in)
+            assert tokens.tokens_out == prefix + patches + number(windows)
             checked += 1
     assert checked or multiple == 4 or dc_windows == [3, 3, 1]
 
@@ -145,7 +147,7 @@ def test_schedule_of_another_image_size(image_size, expected):
 
 def test_schedule_is_plain_integers():
     for tokens in FATRViTConfig(token_multiple=8).plan():
-        counts = (*tokens[:7], tokens.tokens_in, tokens.tokens_out, tokens.dc_out)
+        counts = (*tokens[:4], *tokens.windows_in, *tokens.windows_out, tokens.follows_reduction, tokens.tokens_out)
         assert all(type(value) in (int, bool) for value in counts)
 
 
@@ -264,3 +266,36 @@ def test_presets_apply_to_what_is_loaded(tmp_path, tiny):
         FATRViTConfig.from_pretrained(tmp_path, preset="global")
     with pytest.raises(ValueError, match=r"preset is an argument of FATRViTConfig\.from_preset"):
         FATRViTConfig(preset="local")
+
+
+def test_a_video_has_windows_along_each_axis():
+    plan = plan_layers((8, 14, 14), 12, 0, [3, 6, 9], [0.7, 0.7, 0.7], [(2, 2, 2), (1, 2, 1), 1])
+    assert [(step.patches_out, step.windows_out, step.dc_out) for step in plan[3::3]] == [
+        (1097, (2, 2, 2), 8),
+        (767, (1, 2, 1), 2),
+        (536, (1, 1, 1), 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("windows", "words"),
+    [
+        ([(2, 2, 2), (2, 4, 2)], r"dc_windows=\(2, 4, 2\) at layer 2 does not divide the 2 windows before it"),
+        (
+            [(2, 4, 2), (2, 2, 4)],
+            r"dc_windows=\(2, 2, 4\) at layer 2 does not divide the \(2, 4, 2\) windows before it",
+        ),
+        (
+            [(5, 2, 2), 1],
+            r"dc_windows=\(5, 2, 2\) at layer 1 exceeds the grid of 4 x 6 x 7 patches: at most \(4, 6, 7\)",
+        ),
+        ([5, 1], r"dc_windows=5 at layer 1 exceeds the grid of 4 x 6 x 7 patches"),
+        ([(2, 2), 1], r"dc_windows=2 at layer 1 must be one number, or one of at least 1 for each of the 3 axes"),
+        ([(2, 0, 2), 1], r"dc_windows=\(2, 0, 2\) at layer 1 must be one number, or one of at least 1"),
+        ([2, 0], r"dc_windows=0 at layer 2 does not divide the 2 windows before it"),
+    ],
+    ids=str,
+)
+def test_windows_that_do_not_fit_a_video_are_refused(windows, words):
+    with pytest.raises(ValueError, match=words):
+        plan_layers((4, 6, 7), 4, 0, [1, 2], [0.5, 0.5], windows)

@@ -1,5 +1,7 @@
 """Partition, windows, pooling and restoring, against loops over images and patches."""
 
+import math
+
 import pytest
 import reference
 import torch
@@ -8,7 +10,6 @@ from fatr_hf.modeling.token_reduction import (
     TokenLayout,
     dense_layout,
     descending_order,
-    nested_window_indices,
     partition_tokens,
     pool_windows,
     reduce_tokens,
@@ -39,6 +40,9 @@ CHAINS = {
     "7x5-windows4then2then1": ((7, 5), 1, [(18, 4), (9, 2), (5, 1)]),
     "8x9-windows6then3": ((8, 9), 1, [(30, 6), (11, 3)]),
     "3x5-windows2then1-same-patch": ((3, 5), 1, [(1, 2), (1, 1)]),
+    "4x3x5-windows2then1": ((4, 3, 5), 0, [(40, 2), (20, 1)]),
+    "4x6x5-windows2x3x1then1x3x1": ((4, 6, 5), 1, [(50, (2, 3, 1)), (7, (1, 3, 1))]),
+    "3x7x2-windows3x2x2": ((3, 7, 2), 2, [(30, (3, 2, 2))]),
 }
 chains = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
 
@@ -56,7 +60,7 @@ def assert_near(actual, expected, dtype):
 
 def make_layout(grid, prefix, windows, positions, dc_counts):
     counts = torch.tensor(dc_counts, dtype=torch.int64).view(len(positions), -1)
-    return TokenLayout(grid, prefix, windows, torch.tensor(positions), counts)
+    return TokenLayout(grid, prefix, reference.per_axis(windows, grid), torch.tensor(positions), counts)
 
 
 def reductions(chain, batch, generator, dtype=torch.float64):
@@ -65,12 +69,14 @@ def reductions(chain, batch, generator, dtype=torch.float64):
     The hidden states that enter a reduction are the ones that left the one before.
     """
     grid, prefix, steps = chain
-    hidden = torch.randn(batch, prefix + grid[0] * grid[1], HIDDEN, generator=generator).to(dtype)
-    positions, dc_counts, windows = [list(range(grid[0] * grid[1]))] * batch, [[]] * batch, 0
+    hidden = torch.randn(batch, prefix + math.prod(grid), HIDDEN, generator=generator).to(dtype)
+    positions, dc_counts, windows = [list(range(math.prod(grid)))] * batch, [[]] * batch, 0
     for keep, new_windows in steps:
         layout = make_layout(grid, prefix, windows, positions, dc_counts)
         scores = torch.randn(batch, len(positions[0]), generator=generator).to(dtype)
-        embeddings = torch.randn(new_windows**2, HIDDEN, generator=generator).to(dtype)
+        embeddings = torch.randn(
+            reference.number(reference.per_axis(new_windows, grid)), HIDDEN, generator=generator
+        ).to(dtype)
         images = [
             reference.reduce(
                 hidden[image].double(),
@@ -97,7 +103,7 @@ def assert_same_layout(layout, expected):
     assert layout.positions.tolist() == expected.positions.tolist()
     assert layout.dc_counts.tolist() == expected.dc_counts.tolist()
     assert layout.positions.dtype == layout.dc_counts.dtype == torch.int64
-    assert (layout.num_patches, layout.num_dc) == (expected.positions.shape[1], expected.windows**2)
+    assert (layout.num_patches, layout.num_dc) == (expected.positions.shape[1], expected.dc_counts.shape[1])
 
 
 def test_dense_layout():
@@ -109,7 +115,7 @@ def test_dense_layout():
 def test_windows_by_hand():
     expected = [[0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [2, 2, 2, 3, 3]]
     assert window_indices((3, 5), 2, CPU).view(3, 5).tolist() == expected
-    assert nested_window_indices(4, 2, CPU).view(4, 4).tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
+    assert window_indices((4, 4), 2, CPU).view(4, 4).tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
 
 
 @pytest.mark.parametrize("windows", [1, 2, 3, 4, 6], ids="windows{}".format)
@@ -121,7 +127,7 @@ def test_windows_of_every_grid(windows):
             assert index.tolist() == reference.windows((rows, columns), windows)
             assert set(index.tolist()) == set(range(windows**2))
             for new_windows in (count for count in range(1, windows + 1) if windows % count == 0):
-                nested = nested_window_indices(windows, new_windows, CPU)
+                nested = window_indices((windows, windows), new_windows, CPU)
                 assert nested[index].tolist() == reference.windows((rows, columns), new_windows)
 
 
@@ -167,9 +173,9 @@ def test_pool_windows(generator, dtype, batch, windows, length):
     counts = torch.randint(0, 40, (batch, length), generator=generator)
     counts[:, 0] += 1  # at least one patch in all
     index = torch.randint(0, windows**2, (batch, length), generator=generator)
-    means, totals = pool_windows(tokens, counts, index, windows)
+    means, totals = pool_windows(tokens, counts, index, windows**2)
     for image in range(batch):
-        expected = reference.pool(tokens[image].double(), counts[image].tolist(), index[image].tolist(), windows)
+        expected = reference.pool(tokens[image].double(), counts[image].tolist(), index[image].tolist(), windows**2)
         assert_near(means[image], expected[0], dtype)
         assert totals[image].tolist() == expected[1]
     assert totals.dtype == torch.int64
@@ -177,10 +183,10 @@ def test_pool_windows(generator, dtype, batch, windows, length):
 
 def test_empty_windows_take_the_weighted_mean_of_everything():
     tokens = torch.tensor([[[1.0], [4.0], [1e6]]], dtype=torch.float64)
-    means, counts = pool_windows(tokens, torch.tensor([[1, 2, 0]]), torch.tensor([[0, 0, 3]]), 2)
+    means, counts = pool_windows(tokens, torch.tensor([[1, 2, 0]]), torch.tensor([[0, 0, 3]]), 4)
     assert means.flatten().tolist() == [3.0, 3.0, 3.0, 3.0]
     assert counts.tolist() == [[3, 0, 0, 0]]
-    means, counts = pool_windows(tokens, torch.tensor([[1, 3, 0]]), torch.tensor([[0, 2, 2]]), 2)
+    means, counts = pool_windows(tokens, torch.tensor([[1, 3, 0]]), torch.tensor([[0, 2, 2]]), 4)
     assert means.flatten().tolist() == [1.0, 3.25, 4.0, 3.25]
     assert counts.tolist() == [[1, 0, 3, 0]]
 
@@ -191,7 +197,7 @@ def test_half_precision_pooling_is_as_accurate_as_a_mean(generator, dtype, windo
     per_window = 200
     tokens = (3 + torch.randn(2, windows**2 * per_window, 16, generator=generator)).to(dtype)
     index = torch.arange(windows**2).repeat_interleave(per_window).expand(2, -1)
-    means, _ = pool_windows(tokens, torch.ones_like(index), index, windows)
+    means, _ = pool_windows(tokens, torch.ones_like(index), index, windows**2)
     blocks = tokens.unflatten(1, (windows**2, per_window))
     exact = blocks.double().mean(dim=2)
     plain_error = (blocks.mean(dim=2).double() - exact).abs().max()
@@ -202,9 +208,9 @@ def test_half_precision_pooling_is_as_accurate_as_a_mean(generator, dtype, windo
 def test_pooling_is_not_lowered_by_autocast(generator, dtype):
     tokens = torch.randn(2, 31, HIDDEN, generator=generator).to(dtype)
     counts, index = torch.ones(2, 31, dtype=torch.int64), torch.arange(31).expand(2, -1) % 4
-    expected, _ = pool_windows(tokens, counts, index, 2)
+    expected, _ = pool_windows(tokens, counts, index, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        means, _ = pool_windows(tokens, counts, index, 2)
+        means, _ = pool_windows(tokens, counts, index, 4)
     assert means.dtype == dtype
     assert torch.equal(means, expected)
 
@@ -231,15 +237,15 @@ def test_reduce_tokens(generator, chain, batch, dtype):
 @chains
 def test_dc_tokens_are_always_the_mean_of_the_patches_they_stand_for(generator, chain, batch):
     grid, prefix, steps = chain
-    hidden = torch.randn(batch, prefix + grid[0] * grid[1], HIDDEN, generator=generator, dtype=torch.float64)
+    hidden = torch.randn(batch, prefix + math.prod(grid), HIDDEN, generator=generator, dtype=torch.float64)
     patches, layout = hidden[:, prefix:], dense_layout(batch, grid, prefix, CPU)
     for keep, windows in steps:
         scores = torch.randn(batch, layout.num_patches, generator=generator)
         hidden, layout = reduce_tokens(hidden, scores, layout, keep, windows)
         for image in range(batch):
-            removed = sorted(set(range(grid[0] * grid[1])) - set(layout.positions[image].tolist()))
+            removed = sorted(set(range(math.prod(grid))) - set(layout.positions[image].tolist()))
             index = [reference.windows(grid, windows)[patch] for patch in removed]
-            means, counts = reference.pool(patches[image, removed], [1] * len(removed), index, windows)
+            means, counts = reference.pool(patches[image, removed], [1] * len(removed), index, layout.num_dc)
             torch.testing.assert_close(hidden[image, prefix + keep :], means, rtol=1e-13, atol=1e-13)
             assert layout.dc_counts[image].tolist() == counts
 
@@ -268,7 +274,7 @@ def test_an_empty_window_stays_without_weight_in_the_next_reduction():
 @chains
 def test_every_patch_is_represented_once(generator, chain, batch):
     grid, prefix, _ = chain
-    total = grid[0] * grid[1]
+    total = math.prod(grid)
     for hidden, scores, layout, (keep, windows), _, _, expected_layout in reductions(chain, batch, generator):
         reduced, new_layout = reduce_tokens(hidden, scores, layout, keep, windows)
         source = token_sources(new_layout)
@@ -278,7 +284,7 @@ def test_every_patch_is_represented_once(generator, chain, batch):
         for image in range(batch):
             positions = expected_layout.positions[image].tolist()
             assert source[image].tolist() == reference.sources(grid, prefix, positions, windows)
-            represented = source[image].bincount(minlength=prefix + keep + windows**2).tolist()
+            represented = source[image].bincount(minlength=prefix + keep + new_layout.num_dc).tolist()
             assert represented[:prefix] == [0] * prefix
             assert represented[prefix : prefix + keep] == [1] * keep
             assert represented[prefix + keep :] == new_layout.dc_counts[image].tolist()
@@ -324,7 +330,7 @@ def test_gradients_of_pool_windows(generator, windows):
     tokens = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     counts = torch.tensor([[1, 3, 0, 2, 1], [2, 1, 1, 0, 5]])
     index = torch.randint(0, windows**2, (2, 5), generator=generator)
-    assert torch.autograd.gradcheck(lambda tokens: pool_windows(tokens, counts, index, windows)[0], tokens)
+    assert torch.autograd.gradcheck(lambda tokens: pool_windows(tokens, counts, index, windows**2)[0], tokens)
 
 
 @pytest.mark.parametrize("patches", [1, 5, 196], ids="patches{}".format)
