@@ -86,7 +86,7 @@ def own_settings(config: ReductionConfig) -> Settings:
     layers = config.reduction_layers or ()
     ratio = geometric_mean(per_layer("keep_ratio", config.keep_ratio, layers))
     windows = per_layer("dc_windows", config.dc_windows, layers)
-    return Settings(round(ratio, 2), tuple(windows), config.size_exponent)
+    return Settings(round(ratio, 2), tuple(windows), config.size_exponent or 0.0)
 
 
 def local_settings(config: ReductionConfig) -> Settings:

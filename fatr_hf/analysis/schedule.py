@@ -26,7 +26,7 @@ class Schedule(NamedTuple):
         windows = per_layer("dc_windows", config.dc_windows, places)
         steps = [step for step in zip(places, ratios, windows, strict=True) if step[1] != 1]
         layers, keep_ratios, dc_windows = (tuple(step[column] for step in steps) for column in range(3))
-        return cls(layers, keep_ratios, dc_windows, config.token_multiple, config.size_exponent)
+        return cls(layers, keep_ratios, dc_windows, config.token_multiple, config.size_exponent or 0.0)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:

@@ -16,8 +16,15 @@ from torch import Tensor
 from ..modeling.frequency_attention import Evidence
 from ..modeling.reduction_config import ReductionConfig
 from ..modeling.token_plan import LayerPlan
-from ..modeling.token_reduction import TokenLayout, partition_tokens, take_tokens, without_autocast
-from .methods import LayerwiseMethod, patch_sizes, plan_of_counts, regrouped
+from ..modeling.token_reduction import (
+    TokenLayout,
+    partition_tokens,
+    patch_sizes,
+    regrouped,
+    take_tokens,
+    without_autocast,
+)
+from .methods import LayerwiseMethod, plan_of_counts
 
 
 @dataclass(frozen=True)

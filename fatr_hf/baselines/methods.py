@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..modeling.reduction_config import ReductionConfig
 from ..modeling.token_plan import LayerPlan, per_layer
-from ..modeling.token_reduction import TokenLayout, token_sources
 from .arguments import is_integer, is_number
 
 
@@ -105,25 +101,3 @@ def plan_of_counts(
         plan.append(step._replace(**{"selection": None, "rule": rule, **others}))
         patches = count
     return plan
-
-
-def regrouped(layout: TokenLayout, destinations: Tensor, chosen: Tensor, sizes: Tensor) -> TokenLayout:
-    """The layout after tokens were merged.
-
-    Args:
-        destinations: (batch, patch tokens), which of the new patch tokens each old one is part of.
-        chosen: (batch, new patch tokens), an old one of each new one, which says where it sits.
-        sizes: (batch, new patch tokens), how many patches each stands for.
-    """
-    sources = token_sources(layout)
-    new = layout.num_prefix + destinations.gather(1, (sources - layout.num_prefix).clamp(min=0))
-    return layout._replace(
-        positions=layout.positions.gather(1, chosen),
-        sources=torch.where(sources < 0, sources, new),
-        sizes=sizes,
-    )
-
-
-def patch_sizes(layout: TokenLayout) -> Tensor:
-    """How many patches each patch token stands for, (batch, patch tokens) int64."""
-    return torch.ones_like(layout.positions) if layout.sizes is None else layout.sizes

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..modeling.reduction_config import ReductionConfig, as_pair
 from ..modeling.token_plan import LayerPlan
-from ..modeling.token_reduction import TokenLayout
-from .methods import LayerwiseMethod, patch_sizes, plan_of_counts, regrouped
+from ..modeling.token_reduction import TokenLayout, patch_sizes, regrouped
+from .methods import LayerwiseMethod, plan_of_counts
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""

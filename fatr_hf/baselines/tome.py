@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..modeling.frequency_attention import Evidence
 from ..modeling.reduction_config import ReductionConfig
 from ..modeling.token_plan import LayerPlan, per_layer
-from ..modeling.token_reduction import TokenLayout, take_tokens, without_autocast
+from ..modeling.token_reduction import TokenLayout, patch_sizes, regrouped, take_tokens, without_autocast
 from .arguments import is_integer
-from .methods import Method, patch_sizes, plan_of_counts, regrouped
+from .methods import Method, plan_of_counts
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ LARGE_BLOCK = 2**26
 
 
 @torch.no_grad()
-def naive_column_means(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def naive_column_means(query: Tensor, key: Tensor, scaling: float, weights: Tensor | None = None) -> Tensor:
     """Column means of ``A = softmax(scaling * Q K^T)``, one head's map at a time.
 
     Args:
         query, key: (batch, heads, tokens, head_dim).
+        weights: (batch, heads, tokens) in float32 or better, by which a head's columns count; None for 1.
 
     Returns:
         (batch, tokens) in float32, or in float64 for float64 input.
@@ -34,17 +35,21 @@ def naive_column_means(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     with without_autocast(query.device):
         for head in range(heads):
             logits = query[:, head].to(dtype) @ key[:, head].to(dtype).transpose(1, 2) * scaling
-            total = total + logits.softmax(dim=2).sum(dim=1)
+            sums = logits.softmax(dim=2).sum(dim=1)
+            total = total + (sums if weights is None else sums * weights[:, head])
     return total / (heads * queries)
 
 
 @torch.no_grad()
-def blocked_column_means(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None = None) -> Tensor:
+def blocked_column_means(
+    query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
     """As ``naive_column_means``, by blocks of queries: no map of all queries exists where it would be large.
 
     Args:
         query, key: (batch, heads, tokens, head_dim).
         log_sum_exp: (batch, heads, tokens), of every query's logits; saves finding it again.
+        weights: as for ``naive_column_means``.
     """
     batch, heads, queries, _ = query.shape
     keys = key.shape[2]
@@ -54,18 +59,21 @@ def blocked_column_means(query: Tensor, key: Tensor, scaling: float, log_sum_exp
     with without_autocast(query.device):
         for head in range(heads):
             head_query, head_key = query[:, head].to(dtype), key[:, head].to(dtype).transpose(1, 2)
+            sums = total if weights is None else torch.zeros_like(total)
             for first in range(0, queries, block):
                 rows = slice(first, first + block)
                 if log_sum_exp is None:
                     # With beta = 0 the first argument is not read.
                     logits = torch.baddbmm(total[:, :1, None], head_query[:, rows], head_key, beta=0, alpha=scaling)
-                    total += logits.softmax(dim=2).sum(dim=1)
+                    sums += logits.softmax(dim=2).sum(dim=1)
                 else:
                     offset = -log_sum_exp[:, head, rows, None].to(dtype)
-                    weights = torch.baddbmm(offset, head_query[:, rows], head_key, alpha=scaling).exp_()
+                    exponentials = torch.baddbmm(offset, head_query[:, rows], head_key, alpha=scaling).exp_()
                     # Rows sum to 1 but for the rounding of the log-sum-exp, which is coarse where logits are large.
-                    row_weights = weights.sum(dim=2, keepdim=True).reciprocal_()
-                    total += (row_weights.transpose(1, 2) @ weights).squeeze(1)
+                    row_weights = exponentials.sum(dim=2, keepdim=True).reciprocal_()
+                    sums += (row_weights.transpose(1, 2) @ exponentials).squeeze(1)
+            if weights is not None:
+                total += sums * weights[:, head]
     return total / (heads * queries)
 
 

@@ -27,13 +27,17 @@ def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | Non
     hidden, inner = spec.hidden_size, spec.inner_size * (3 if spec.gated else 2)
     rows, columns = config.patch_grid(image_size)
     patch_height, patch_width = as_pair("patch_size", config.patch_size)
-    total = rows * columns * config.num_channels * patch_height * patch_width * hidden
+    patches = rows * columns
+    total = patches * config.num_channels * patch_height * patch_width * hidden
     for step in config.plan(image_size):
-        sized = bool(step.size_exponent and step.dc_in)
+        sized = bool(step.size_exponent and (step.dc_in or (step.fold == "similar" and step.patches_in < patches)))
         attended = hidden + (SIZE_CHANNELS * spec.num_heads if sized else 0)
         total += 4 * step.tokens_in * hidden**2 + 2 * step.tokens_in**2 * attended
         if step.reduces:
-            total += step.dc_out * (step.patches_in - step.patches_out + step.dc_in) * hidden
+            joined = step.patches_out if step.fold == "similar" else step.dc_out
+            total += joined * (step.patches_in - step.patches_out + step.dc_in) * hidden
+            if step.compares_keys:
+                total += step.patches_in**2 * hidden // spec.num_heads
         total += step.tokens_out * hidden * inner
     return total + config.classifier_width * (config.num_labels or 0)
 

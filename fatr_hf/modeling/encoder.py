@@ -14,12 +14,27 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .frequency_attention import Evidence, append_sizes, attend, mean_keys, reweight_values, selection_scores
+from .frequency_attention import (
+    Evidence,
+    append_sizes,
+    attend,
+    mean_keys,
+    reweight_values,
+    selection_scores,
+    value_energies,
+)
 from .operators import reduction_function
 from .positions import rotary_rows, rotate
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
-from .token_reduction import TokenLayout, after_reduction, dense_sequence, with_residual
+from .token_reduction import (
+    TokenLayout,
+    after_reduction,
+    dense_sequence,
+    fold_similar,
+    key_similarity,
+    with_residual,
+)
 
 Rows = tuple[Tensor, Tensor]
 """Cosines and sines by which rotary positions turn the tokens of a sequence (see ``rotary_rows``)."""
@@ -84,22 +99,31 @@ class FATRAttention(nn.Module):
         projections = (self.q_proj, self.k_proj, self.v_proj)
         query, key, value = (each(hidden_states).unflatten(2, heads).transpose(1, 2) for each in projections)
         keys = mean_keys(key) if plan.reduces and plan.compares_keys else None
+        energies = value_energies(value, layout) if plan.scores_energy else None
         if rows is not None:
             query, key = rotate(query, rows), rotate(key, rows)
         if plan.follows_reduction and (self.omega1 is not None or self.omega2 is not None):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
-        output, weights, scores = attend_tokens(self, query, key, value, layout, plan, **kwargs)
+        output, weights, scores = attend_tokens(self, query, key, value, layout, plan, energies, **kwargs)
         return self.o_proj(output), weights, Evidence(scores, keys)
 
 
 def attend_tokens(
-    attention: Any, query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, plan: LayerPlan, **kwargs: Any
+    attention: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: TokenLayout,
+    plan: LayerPlan,
+    energies: Tensor | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What a layer's attention gives before its output projection.
 
     Args:
         attention: the module, with ``config``, ``scaling``, ``head_dim`` and ``attention_dropout``.
         query, key, value: (batch, heads, tokens, head_dim), the value re-weighted.
+        energies: (batch, heads, tokens), of the values before that, where tokens are scored by them.
 
     Returns:
         Output (batch, queries, hidden), the map where one is made, scores (batch, tokens) in a layer that reduces.
@@ -114,6 +138,7 @@ def attend_tokens(
         value,
         attention.scaling,
         selection=plan.selection if plan.reduces and query.shape[2] == key.shape[2] else None,
+        column_weights=energies,
         dropout=attention.attention_dropout if attention.training else 0.0,
         **kwargs,
     )
@@ -188,7 +213,14 @@ class FATRReduction(nn.Module):
         if plan.rule is not None:
             reduced, new_layout = plan.rule(hidden_states, evidence, layout, plan)
             return reduced, after_reduction(layout, hidden_states, reduced, new_layout, None)
-        scores = selection_scores(plan.selection, evidence.scores, hidden_states, layout, plan.layer)
+        similarity = None
+        if evidence.keys is not None:
+            similarity = key_similarity(evidence.keys[:, plan.prefix : plan.prefix + plan.patches_in])
+        scores = selection_scores(plan.selection, evidence.scores, hidden_states, layout, plan.layer, similarity)
+        if plan.fold == "similar":
+            assert similarity is not None, "a fold by similarity compares keys"
+            reduced, new_layout = fold_similar(hidden_states, scores, similarity, layout, plan.patches_out)
+            return reduced, after_reduction(layout, hidden_states, reduced, new_layout, None)
         positions = self.dc_position_embeddings
         reduce = reduction_function(implementation, hidden_states, plan.windows_out, positions)
         reduced, new_layout = reduce(hidden_states, scores, layout, plan.patches_out, plan.windows_out, positions)

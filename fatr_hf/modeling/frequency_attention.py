@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from .attention_scores import attention_with_log_sum_exp, cls_attention, naive_column_means
 from .operators import check_kernels, column_kernel_serves, column_means
 from .token_plan import SIZE_CHANNELS
-from .token_reduction import TokenLayout
+from .token_reduction import TokenLayout, distinctness
 
 SCORE_IMPLEMENTATIONS = ("map", "log_sum_exp", "triton", "blocked", "naive")
 """How column means are computed: from the map of eager attention, from the log-sum-exp of PyTorch's fused attention, by
@@ -61,6 +61,7 @@ def attend(
     value: Tensor,
     scaling: float,
     selection: str | None = None,
+    column_weights: Tensor | None = None,
     dropout: float = 0.0,
     score_implementation: str | None = None,
     **kwargs: Any,
@@ -73,17 +74,18 @@ def attend(
         query, key, value: (batch, heads, tokens, head_dim).
         scaling: factor of the logits.
         selection: one of ``SELECTIONS`` in a layer that reduces, None elsewhere.
+        column_weights: (batch, heads, tokens), by which a head's columns count in their mean; None for 1.
         dropout: attention dropout; the scores are those of the map before it.
         score_implementation: one of ``SCORE_IMPLEMENTATIONS`` for the column means; by default the best available.
 
     Raises:
         ValueError: an implementation that is unknown or cannot serve here.
     """
-    by_columns = selection in ("high_frequency", "low_frequency")
+    by_columns = selection in ("high_frequency", "low_frequency", "high_frequency_energy")
     if by_columns and score_implementation in (None, "log_sum_exp"):
         attended = None
         if attention_function is sdpa_attention_forward and not dropout:
-            attended = attend_with_log_sum_exp(query, key, value, scaling, score_implementation)
+            attended = attend_with_log_sum_exp(query, key, value, scaling, column_weights, score_implementation)
         if attended is not None:
             return attended
         if score_implementation is not None:
@@ -99,16 +101,28 @@ def attend(
     exact_map = weights.detach() if weights is not None and not dropout and weights.dtype.itemsize >= 4 else None
     scores = None
     if by_columns and exact_map is not None and score_implementation in (None, "map"):
-        scores = exact_map.mean(dim=(1, 2))
+        scores = means_of_columns(exact_map, column_weights)
     elif by_columns:
-        scores = column_means_without_map(query, key, scaling, score_implementation)
+        scores = column_means_without_map(query, key, scaling, column_weights, score_implementation)
     elif selection == "cls_attention":
         scores = cls_attention(query, key, scaling) if exact_map is None else exact_map[:, :, 0].mean(dim=1)
     return AttentionResult(output, weights, scores)
 
 
+def means_of_columns(attention: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of every column of maps (batch, heads, tokens, tokens), each head's weighted: (batch, tokens)."""
+    if weights is None:
+        return attention.mean(dim=(1, 2))
+    return (attention.mean(dim=2) * weights).mean(dim=1)
+
+
 def attend_with_log_sum_exp(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, score_implementation: str | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    column_weights: Tensor | None,
+    score_implementation: str | None,
 ) -> AttentionResult | None:
     """SDPA's output, and scores from the log-sum-exp that it computes on the way; None where another way is better.
 
@@ -120,11 +134,13 @@ def attend_with_log_sum_exp(
     if attended is None:
         return None
     output, log_sum_exp = attended
-    scores = column_means(query, key, scaling, log_sum_exp, fused=column_kernel_serves(query, key))
+    scores = column_means(query, key, scaling, log_sum_exp, column_weights, fused=column_kernel_serves(query, key))
     return AttentionResult(output.transpose(1, 2), None, scores)
 
 
-def column_means_without_map(query: Tensor, key: Tensor, scaling: float, implementation: str | None) -> Tensor:
+def column_means_without_map(
+    query: Tensor, key: Tensor, scaling: float, weights: Tensor | None, implementation: str | None
+) -> Tensor:
     """Column means by one of ``SCORE_IMPLEMENTATIONS``: the fused kernel where it serves, else blocks.
 
     An exported graph holds plain operators, so that it runs where this package is not.
@@ -134,17 +150,32 @@ def column_means_without_map(query: Tensor, key: Tensor, scaling: float, impleme
         if torch.compiler.is_exporting():
             implementation = "naive"
     if implementation == "naive":
-        return naive_column_means(query, key, scaling)
+        return naive_column_means(query, key, scaling, weights)
     if implementation in ("triton", "blocked"):
         if implementation == "triton":
             check_kernels("score_implementation", query, head_dim=query.shape[3])
-        return column_means(query, key, scaling, fused=implementation == "triton")
+        return column_means(query, key, scaling, weights=weights, fused=implementation == "triton")
     if implementation in SCORE_IMPLEMENTATIONS:
         raise ValueError(
             f"score_implementation={implementation!r} needs attention that gives its map in float32 or better, without "
             "dropout: load the model with attn_implementation='eager'."
         )
     raise ValueError(f"score_implementation={implementation!r} must be one of {', '.join(SCORE_IMPLEMENTATIONS)}.")
+
+
+@torch.no_grad()
+def value_energies(value: Tensor, layout: TokenLayout) -> Tensor:
+    """How far each token's value is from the mean over the patch tokens: what it adds to high frequencies.
+
+    Args:
+        value: (batch, heads, tokens, head_dim), before re-weighting.
+
+    Returns:
+        (batch, heads, tokens) in float32 or better.
+    """
+    value = value.to(torch.promote_types(value.dtype, torch.float32))
+    patches = value[:, :, layout.num_prefix : layout.num_prefix + layout.num_patches]
+    return torch.linalg.vector_norm(value - patches.mean(dim=2, keepdim=True), dim=3)
 
 
 @torch.no_grad()
@@ -241,17 +272,24 @@ def append_sizes(
 
 
 def selection_scores(
-    selection: str | None, attention_scores: Tensor | None, hidden_states: Tensor, layout: TokenLayout, layer: int
+    selection: str | None,
+    attention_scores: Tensor | None,
+    hidden_states: Tensor,
+    layout: TokenLayout,
+    layer: int,
+    similarity: Tensor | None = None,
 ) -> Tensor:
     """The scores that rank patch tokens; the highest are kept.
 
-    ``high_frequency``: column means, the method (equation of the score in section 3). ``low_frequency``: the same,
-    lowest first. ``cls_attention``: attention of the CLS token. ``dc_similarity``: tokens like the DC signal go first.
-    ``random``: a fixed random order of the grid's places.
+    ``high_frequency``: column means, the method (equation of the score in section 3). ``high_frequency_energy``: column
+    means weighted by the energy of the values, times ``distinctness``. ``low_frequency``: column means, lowest first.
+    ``cls_attention``: attention of the CLS token. ``dc_similarity``: tokens like the DC signal go first. ``random``: a
+    fixed random order of the grid's places.
 
     Args:
         attention_scores: (batch, tokens), the scores that ``attend`` gave for this selection.
         hidden_states: (batch, tokens, hidden), the sequence about to be reduced.
+        similarity: (batch, patches, patches) of ``key_similarity``, where the selection needs it.
 
     Returns:
         (batch, patches), without gradient.
@@ -263,4 +301,7 @@ def selection_scores(
         grid_scores = fixed_random_scores(math.prod(layout.grid), layer, hidden_states.device)
         return grid_scores[layout.positions]
     assert attention_scores is not None, f"selection {selection!r} is scored by the attention"
+    if selection == "high_frequency_energy":
+        assert similarity is not None, "the energy of a token counts as far as it is distinct"
+        return attention_scores[:, patches] * distinctness(similarity)
     return attention_scores[:, patches] * (-1 if selection == "low_frequency" else 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .encoder import FATRMLP, FATRAttention, FATRLayer, LayerScale, Rows, attend_tokens
-from .frequency_attention import Evidence, change_last, mean_keys, reweight_values
+from .frequency_attention import Evidence, change_last, mean_keys, reweight_values, value_energies
 from .operators import add_residual, token_means
 from .positions import rotate
 from .token_plan import LayerPlan
@@ -22,7 +22,7 @@ from .token_reduction import TokenLayout
 Model = TypeVar("Model", bound=nn.Module)
 
 SMALLEST_GAIN = 0.1
-"""Below this ``1 + omega1`` a head's DC tokens are not amplified by a factor on top of it."""
+"""Below this ``1 + omega1`` nothing is divided by it."""
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 """Where PyTorch keeps what runs around a module's call."""
@@ -100,6 +100,7 @@ class FusedAttention(nn.Module):
         self.omega2: nn.Parameter | None = None
         self.mean_proj: nn.Linear | None = None
         self.register_buffer("dc_gain", None, persistent=False)
+        self.register_buffer("gain", None, persistent=False)
         if reweights:
             self.fuse_omegas(attention)
 
@@ -108,8 +109,9 @@ class FusedAttention(nn.Module):
         value_weight, value_bias = attention.v_proj.weight, attention.v_proj.bias
         zeros = value_weight.new_zeros(self.num_attention_heads)
         omega1, omega2 = (zeros if each is None else each for each in (attention.omega1, attention.omega2))
-        if omega2.any() and (1 + omega1).abs().min() < SMALLEST_GAIN:
-            # DC tokens would need a large factor to make up for a gain near zero: leave the omegas as they are.
+        divides = bool(omega2.any()) or self.config.selection == "high_frequency_energy"
+        if divides and (1 + omega1).abs().min() < SMALLEST_GAIN:
+            # What is divided by a gain near zero loses its digits: leave the omegas as they are.
             self.omega1, self.omega2 = attention.omega1, attention.omega2
             return
         if omega2.any():
@@ -118,6 +120,7 @@ class FusedAttention(nn.Module):
             return
         mixed = -self.o_proj.weight * omega1.repeat_interleave(self.head_dim)
         self.mean_proj = frozen_linear(mixed @ value_weight, None if value_bias is None else mixed @ value_bias)
+        self.gain = (1 + omega1).abs()
         gain = (1 + omega1).repeat_interleave(self.head_dim)
         self.qkv_proj.weight[-len(gain) :] *= gain[:, None]
         if self.qkv_proj.bias is not None:
@@ -139,6 +142,10 @@ class FusedAttention(nn.Module):
         """
         query, key, value = self.project(hidden_states, num_queries)
         keys = mean_keys(key) if plan.reduces and plan.compares_keys else None
+        energies = None
+        if plan.scores_energy and not plan.prefix_only:
+            energies = value_energies(value, layout)
+            energies = energies if self.gain is None else energies / self.gain[:, None]
         if rows is not None:
             turned = query if num_queries else rotate(query, rows)
             query, key = turned, rotate(key, rows)
@@ -146,7 +153,7 @@ class FusedAttention(nn.Module):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
         if layout.num_dc and self.dc_gain is not None:
             value = change_last(value, value[:, :, -layout.num_dc :] * self.dc_gain)
-        output, weights, scores = attend_tokens(self, query, key, value, layout, plan, **kwargs)
+        output, weights, scores = attend_tokens(self, query, key, value, layout, plan, energies, **kwargs)
         shift = None if self.mean_proj is None else self.mean_proj(token_means(hidden_states))
         return self.o_proj(output), weights, Evidence(scores, keys), shift
 

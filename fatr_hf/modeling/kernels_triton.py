@@ -97,9 +97,9 @@ def column_sums_kernel(
     """Sums of one block of columns of one image's maps, over some heads and queries.
 
     Without ``row_offsets`` the block is the whole row, which is normalized in registers; with them and without
-    ``row_weights`` they are the logarithms of the rows' sums.
+    ``row_weights`` they are the logarithms of the rows' sums. ``column_weights`` weigh every head's columns.
     """
-    query, key, row_offsets, row_weights, sums = tensors
+    query, key, row_offsets, row_weights, column_weights, sums = tensors
     head_splits, query_splits, split_heads, split_queries = splits
     logit_factor, offset_factor, weight = factors
     query_strides, key_strides, offset_strides = strides
@@ -114,6 +114,9 @@ def column_sums_kernel(
     column_sums = tl.zeros((QUERIES // 16, 8, KEYS), tl.float32)
     for head in range(first_head, min(first_head + split_heads, heads)):
         key_tile = _load_tokens(key, image, head, first_key, tokens, key_strides, DIMS, KEYS)
+        if column_weights is not None:
+            weight_places = column_weights + (image * heads + head) * tokens + columns
+            head_weights = tl.load(weight_places, mask=columns < tokens, other=0.0).to(tl.float32)
         for first in range(first_query, min(first_query + split_queries, tokens), QUERIES):
             query_tile = _load_tokens(query, image, head, first, tokens, query_strides, DIMS, QUERIES)
             places = first + tl.arange(0, QUERIES)
@@ -132,7 +135,8 @@ def column_sums_kernel(
                 if row_weights is not None:
                     exponentials *= tl.load(row_weights + offset_places, mask=places < tokens, other=0.0)[:, None]
             # Rows i and i + 8 of every 16 are in one thread of a tensor core's result: nothing is exchanged here.
-            column_sums += tl.sum(tl.reshape(exponentials, (QUERIES // 16, 2, 8, KEYS)), axis=1)
+            pair_sums = tl.sum(tl.reshape(exponentials, (QUERIES // 16, 2, 8, KEYS)), axis=1)
+            column_sums += pair_sums if column_weights is None else pair_sums * head_weights[None, None, :]
     totals = tl.sum(tl.reshape(column_sums, (QUERIES // 2, KEYS)), axis=0) * weight
     tl.store(sums + image_split * tokens + columns, totals, mask=columns < tokens)
 
@@ -347,7 +351,13 @@ def _next_power_of_2(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def column_means(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None = None) -> Tensor:
+def column_means(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    log_sum_exp: Tensor | None = None,
+    column_weights: Tensor | None = None,
+) -> Tensor:
     """Mean of every column of ``softmax(scaling * Q K^T)`` over all heads and all queries, without the map.
 
     Up to 256 tokens a query's row of logits is in registers and one pass does; beyond, a first pass finds each row's
@@ -357,6 +367,7 @@ def column_means(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor
         query, key: (batch, heads, tokens, head_dim), float32, bfloat16 or float16, of any strides; head_dim up to 128.
         scaling: factor of the logits, above 0.
         log_sum_exp: (batch, heads, tokens) float32, of the scaled logits; spares the first of two passes.
+        column_weights: (batch, heads, tokens) float32, by which a head's columns count; None for 1.
 
     Returns:
         (batch, tokens) float32.
@@ -393,7 +404,16 @@ def column_means(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor
     sums = query.new_empty((batch, splits[0] * splits[1], tokens), dtype=torch.float32)
     factors = (factor, offset_factor, 1.0 / (heads * tokens))
     all_strides = (*strides, None if offsets is None else offsets.stride())
-    columns = ((query, key, offsets, weights, sums), heads, tokens, splits, factors, all_strides, *blocks)
+    column_weights = None if column_weights is None else column_weights.contiguous()
+    columns = (
+        (query, key, offsets, weights, column_weights, sums),
+        heads,
+        tokens,
+        splits,
+        factors,
+        all_strides,
+        *blocks,
+    )
     _launch(column_sums_kernel, batch * sums.shape[1] * key_blocks, query.device, *columns, **options)
     return sums[:, 0] if sums.shape[1] == 1 else sums.sum(dim=1)
 

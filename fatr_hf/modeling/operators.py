@@ -76,7 +76,13 @@ def check_kernels(argument: str, tensor: Tensor, head_dim: int = 8) -> None:
 
 
 def column_means(
-    query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None = None, *, fused: bool
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    log_sum_exp: Tensor | None = None,
+    weights: Tensor | None = None,
+    *,
+    fused: bool,
 ) -> Tensor:
     """Column means of the attention map (see ``attention_scores.py``), by the fused kernel or by blocks.
 
@@ -84,11 +90,12 @@ def column_means(
         query, key: (batch, heads, tokens, head_dim); the fused kernel takes ``KERNEL_DTYPES`` and head dimensions that
             are multiples of 8 up to 128.
         log_sum_exp: (batch, heads, tokens) of the scaled logits, where it is known.
+        weights: (batch, heads, tokens) in float32 or better, by which a head's columns count; None for 1.
 
     Returns:
         (batch, tokens) in float32, or in float64 for float64 input; without gradient.
     """
-    return OPERATORS.column_means(query.detach(), key.detach(), scaling, log_sum_exp, fused)
+    return OPERATORS.column_means(query.detach(), key.detach(), scaling, log_sum_exp, weights, fused)
 
 
 def fused_reduce_tokens(
@@ -180,15 +187,20 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
 def define_column_means() -> None:
     """Defines the scores' operator; its multiply-accumulates are those of ``Q K^T``."""
 
-    def run(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None, fused: bool) -> Tensor:
-        return (column_means_kernel if fused else blocked_column_means)(query, key, scaling, log_sum_exp)
+    def run(
+        query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None, weights: Tensor | None, fused: bool
+    ) -> Tensor:
+        return (column_means_kernel if fused else blocked_column_means)(query, key, scaling, log_sum_exp, weights)
 
-    def fake(query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None, fused: bool) -> Tensor:
+    def fake(query: Tensor, key: Tensor, *arguments: Any) -> Tensor:
         dtype = torch.promote_types(query.dtype, torch.float32)
         return query.new_empty(query.shape[0], key.shape[2], dtype=dtype)
 
     define(
-        "column_means(Tensor query, Tensor key, float scaling, Tensor? log_sum_exp, bool fused) -> Tensor", run, fake
+        "column_means(Tensor query, Tensor key, float scaling, Tensor? log_sum_exp, Tensor? weights, bool fused)"
+        " -> Tensor",
+        run,
+        fake,
     )
 
     @register_flop_formula(OPERATORS.column_means)

@@ -14,20 +14,28 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .token_plan import EncoderSpec, LayerPlan, per_layer, plan_layers
+from .token_plan import FOLDS, EncoderSpec, LayerPlan, per_layer, plan_layers
 
-SELECTIONS = ("high_frequency", "low_frequency", "cls_attention", "dc_similarity", "random")
-"""How patch tokens are ranked: the method itself, then its ablations (see ``selection_scores``)."""
+SELECTIONS = (
+    "high_frequency",
+    "high_frequency_energy",
+    "low_frequency",
+    "cls_attention",
+    "dc_similarity",
+    "random",
+)
+"""How patch tokens are ranked: by the paper, by energy, then for ablation (see ``selection_scores``)."""
 
 REDUCTION_FIELDS = {
     "reduction_layers": "Layers that reduce, counted from 0. [quarter, half, three quarters]",
     "keep_ratio": "Share of the patches kept: one, or one for each reduction layer. [0.7]",
     "dc_windows": "Windows along each side: one, or one for each reduction layer. [2, then 1]",
+    "fold": f"What becomes of the others: {', '.join(FOLDS)}. [windows]",
     "reweight_attention": "Whether heads learn to re-weight high frequencies and DC tokens. [yes]",
     "dc_position_embeddings": "Whether DC tokens get a learned position embedding. [yes]",
     "selection": f"How tokens are ranked: {', '.join(SELECTIONS)}. [high_frequency]",
     "token_multiple": "Lengths of reduced sequences are multiples of it. [1]",
-    "size_exponent": "Raises attention towards tokens of many patches. [0]",
+    "size_exponent": "Raises attention towards tokens of many patches. [0; fold similar: 1]",
 }
 """The fields of the reduction, and what command lines say of them; [their defaults]."""
 
@@ -45,7 +53,7 @@ UNREDUCED: dict[str, Any] = {
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
-PRESETS = ("local",)
+PRESETS = ("paper", "local", "faithful")
 """Reductions by name, for ``from_pretrained(..., preset=...)`` (see ``preset_fields``)."""
 
 
@@ -101,17 +109,24 @@ class ReductionConfig(PreTrainedConfig):
             Windows along each side of the patch grid; the patches dropped in a window become one DC token. One value,
             or one per reduction layer; each divides the one before. Defaults to 2 in the first, then 1. 0 in all of
             them is there for ablation: what is not kept is dropped.
+        fold (str, defaults to "windows"):
+            What becomes of the patches that are not kept. `"windows"`, the paper's: each joins the DC token of its
+            window. `"similar"`: each joins the kept patch that is most like it, which stands for both from then on;
+            there are no DC tokens.
         reweight_attention (bool, defaults to True):
             Whether heads learn to re-weight high frequencies and DC tokens (omega1, omega2).
         dc_position_embeddings (bool, defaults to True):
             Whether DC tokens get a learned position embedding.
         selection (str, defaults to "high_frequency"):
-            How tokens are ranked. `"high_frequency"` is the method; `"low_frequency"`, `"cls_attention"`,
-            `"dc_similarity"` and `"random"` are there for ablation.
+            How tokens are ranked. `"high_frequency"`, the paper's: by the attention they get.
+            `"high_frequency_energy"`: by what they add to the high frequencies of the attention's output, as far as no
+            other token says the same. `"low_frequency"`, `"cls_attention"`, `"dc_similarity"` and `"random"` are there
+            for ablation.
         token_multiple (int, defaults to 1):
             Fewer tokens are kept until a reduced sequence's length is a multiple of this.
-        size_exponent (float, defaults to 0.0):
-            Raises the attention logits towards a DC token of `c` patches by this times `log(c)`, in [0, 1].
+        size_exponent (float, optional):
+            Raises the attention logits towards a token of `c` patches by this times `log(c)`, in [0, 1]. Defaults to 0,
+            with `fold="similar"` to 1.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field of the wrong type or value, a misspelt field, or a
@@ -130,11 +145,12 @@ class ReductionConfig(PreTrainedConfig):
     reduction_layers: list[int] | tuple[int, ...] | None = None
     keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
     dc_windows: int | list[int] | tuple[int, ...] | None = None
+    fold: str = "windows"
     reweight_attention: bool = True
     dc_position_embeddings: bool = True
     selection: str = "high_frequency"
     token_multiple: int = 1
-    size_exponent: float | int = 0.0
+    size_exponent: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_spelling(type(self), kwargs)
@@ -148,7 +164,11 @@ class ReductionConfig(PreTrainedConfig):
         if self.reduction_layers is None:
             depth = self.num_hidden_layers
             self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
-        if self.dc_windows is None:
+        if self.size_exponent is None:
+            self.size_exponent = 1.0 if self.fold == "similar" else 0.0
+        if self.dc_windows is None and self.fold == "similar":
+            self.dc_windows = 0
+        elif self.dc_windows is None:
             self.dc_windows = [2, *[1] * len(self.reduction_layers)][: len(self.reduction_layers)]
         for name in ("reduction_layers", "keep_ratio", "dc_windows"):
             if isinstance(getattr(self, name), tuple):
@@ -216,6 +236,9 @@ class ReductionConfig(PreTrainedConfig):
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         preset = kwargs.pop("preset", None)
         try:
+            if preset is None and overrides.get("fold", config_dict.get("fold")) != config_dict.get("fold"):
+                # The saved values belong to the other fold.
+                config_dict |= dict.fromkeys(("dc_windows", "size_exponent"))
             if preset is not None:
                 grid = super().from_dict(config_dict | overrides | UNREDUCED).patch_grid()
                 overrides = preset_fields(preset, grid) | overrides
@@ -286,7 +309,8 @@ class ReductionConfig(PreTrainedConfig):
             per_layer("dc_windows", self.dc_windows, layers) if reduce else [],
             self.token_multiple,
             self.selection,
-            self.size_exponent,
+            self.size_exponent or 0.0,
+            self.fold,
         )
 
     def validate_heads(self) -> None:
@@ -336,12 +360,26 @@ class ReductionConfig(PreTrainedConfig):
         for windows in per_layer("dc_windows", self.dc_windows, layers):
             if not is_integer(windows) or windows < 0:
                 raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 0; {windows!r} is not.")
+            if windows and self.fold == "similar":
+                raise ValueError(
+                    f"dc_windows={self.dc_windows} belongs to fold='windows'; fold='similar' makes no DC tokens: leave "
+                    "it out."
+                )
             if not windows and any(per_layer("dc_windows", self.dc_windows, layers)):
                 raise ValueError(f"dc_windows={self.dc_windows} must be 0 in every reduction layer or in none.")
         if not is_integer(self.token_multiple) or self.token_multiple < 1:
             raise ValueError(f"token_multiple={self.token_multiple!r} must be an integer of at least 1.")
-        if not is_number(self.size_exponent) or not 0 <= self.size_exponent <= 1:
+        exponent = self.size_exponent
+        if not is_number(exponent) or exponent is None or not 0 <= exponent <= 1:
             raise ValueError(f"size_exponent={self.size_exponent!r} must lie in [0, 1].")
+        drops = bool(layers) and self.fold == "windows" and not any(per_layer("dc_windows", self.dc_windows, layers))
+        if self.size_exponent and drops:
+            raise ValueError(
+                f"size_exponent={self.size_exponent} needs tokens that stand for several patches, and with "
+                "dc_windows=0 there are none: set it to 0."
+            )
+        if self.fold not in FOLDS:
+            raise ValueError(f"fold={self.fold!r} must be one of {', '.join(FOLDS)}.")
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection={self.selection!r} must be one of {', '.join(SELECTIONS)}.")
         if self.selection == "cls_attention" and not self.num_prefix_tokens:

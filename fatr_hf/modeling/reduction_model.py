@@ -107,14 +107,22 @@ class ReductionModel(HubRepositoryMixin):
             huggingface_hub.errors.StrictDataclassError: values that the configuration refuses.
         """
         check_not_fused(self, "set_reduction")
-        allowed = ("reduction_layers", "keep_ratio", "dc_windows", "selection", "token_multiple", "size_exponent")
+        allowed = (
+            "reduction_layers",
+            "keep_ratio",
+            "dc_windows",
+            "fold",
+            "selection",
+            "token_multiple",
+            "size_exponent",
+        )
         for name in changes:
             if name not in allowed:
                 raise ValueError(f"set_reduction cannot change {name!r}: only {', '.join(allowed)}.")
         config = type(self.config).from_dict(self.config.to_dict(), **changes)
         check_parameters(self, config.plan(), config)
         # All at once, so that no other thread plans by old and new fields.
-        vars(self.config).update({name: getattr(config, name) for name in changes})
+        vars(self.config).update({name: getattr(config, name) for name in allowed})
 
     def fuse(self) -> Self:
         """A copy for inference that computes the same with fewer and larger products.

@@ -9,8 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+FOLDS = ("windows", "similar")
+"""What becomes of patches that are not kept: each joins its window's DC token, or the kept patch most like it."""
+
 SIZE_CHANNELS = 8
-"""Channels that carry the size of DC tokens; fused kernels want head dimensions that are multiples of 8."""
+"""Channels that carry the size of tokens; fused kernels want head dimensions that are multiples of 8."""
 
 
 class EncoderSpec(NamedTuple):
@@ -51,6 +54,8 @@ class LayerPlan(NamedTuple):
     """Whether this layer or one before it reduces by the paper's method: heads then re-weight."""
     selection: str | None = "high_frequency"
     """How the layer ranks its patches, if it reduces; None where a rule needs no scores."""
+    fold: str = "windows"
+    """What becomes of the patches that are not kept: one of ``FOLDS``."""
     size_exponent: float = 0.0
     """Raises the attention logits towards a token of ``c`` patches by this times ``log(c)``."""
     prefix_only: bool = False
@@ -76,6 +81,11 @@ class LayerPlan(NamedTuple):
     @property
     def tokens_out(self) -> int:
         return self.prefix + self.patches_out + self.dc_out
+
+    @property
+    def scores_energy(self) -> bool:
+        """Whether the layer reduces by the energy of its values."""
+        return self.reduces and self.selection == "high_frequency_energy"
 
     @property
     def reduces(self) -> bool:
@@ -146,6 +156,7 @@ def plan_layers(
     token_multiple: int = 1,
     selection: str = "high_frequency",
     size_exponent: float = 0.0,
+    fold: str = "windows",
 ) -> list[LayerPlan]:
     """The plans of all layers: a reduction keeps ``floor(n * ratio)`` patches and adds a DC token for each window.
 
@@ -158,7 +169,7 @@ def plan_layers(
         dc_windows: for each of them the number of windows along every axis, or one number for each axis; 0 drops tokens
             for good.
         token_multiple: sequence lengths after a reduction are multiples of this.
-        selection, size_exponent: see ``LayerPlan``.
+        selection, size_exponent, fold: see ``LayerPlan``.
 
     Raises:
         ValueError: windows that exceed the grid or do not nest, a multiple that cannot be met, or a reduction that
@@ -174,7 +185,17 @@ def plan_layers(
     windows_in: tuple[int, ...] = ()
     for layer in range(num_layers):
         tokens = LayerPlan(
-            layer, num_prefix, patches, patches, windows_in, windows_in, has_reduced, selection, size_exponent
+            layer,
+            num_prefix,
+            patches,
+            patches,
+            windows_in,
+            windows_in,
+            follows_reduction=has_reduced,
+            selection=selection,
+            fold=fold,
+            size_exponent=size_exponent,
+            compares_keys=fold == "similar" or selection == "high_frequency_energy",
         )
         if layer in steps:
             ratio, windows = steps[layer]

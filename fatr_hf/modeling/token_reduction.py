@@ -2,8 +2,9 @@
 """Token reduction as pure tensor functions: which patches stay, and the DC tokens that stand for the others.
 
 A sequence is ``[prefix | patches | DC tokens]``. The patch tokens with the highest scores stay, in the order of their
-place in the image; every other patch is folded into the DC token of its window of the original patch grid, which is at
-all times the mean of all patches it stands for (section 3 of the paper, arXiv 2511.21477). Nothing here knows about
+place in the image. Every other patch is folded into the DC token of its window of the original patch grid, which is at
+all times the mean of all patches it stands for (section 3 of the paper, arXiv 2511.21477); or into the kept patch that
+is most like it, which then stands for both. Nothing here knows about
 ViT, attention or learned parameters.
 """
 
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from .token_plan import axis_windows, window_count
+
+COSINE_STEPS = 2**16
+"""Steps of a cosine from 0 to 1: finer than half precision tells keys apart, coarser than float32 rounds a cosine."""
 
 
 class TokenLayout(NamedTuple):
@@ -244,6 +248,112 @@ def reduce_tokens(
 
     reduced = torch.cat([*remaining, dc_tokens], dim=1)
     return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
+
+
+def key_similarity(keys: Tensor) -> Tensor:
+    """How much alike patch tokens are: the cosines between their keys, in steps of ``1 / COSINE_STEPS``.
+
+    In steps, equal keys are equally alike wherever they are compared, so that ties go by place on every device. A key
+    that is zero, infinite or not a number is like nothing: its cosines are 0.
+
+    Args:
+        keys: (batch, patches, channels), in float32 or better.
+
+    Returns:
+        (batch, patches, patches), whole numbers from ``-COSINE_STEPS`` to ``COSINE_STEPS``; without gradient.
+    """
+    directions = torch.nn.functional.normalize(keys.detach(), dim=2).nan_to_num(0.0, 0.0, 0.0)
+    with without_autocast(keys.device):
+        return (directions @ directions.transpose(1, 2) * COSINE_STEPS).round()
+
+
+def distinctness(similarity: Tensor) -> Tensor:
+    """One minus the cosine between each patch token and the one most like it.
+
+    Args:
+        similarity: of ``key_similarity``, between at least two tokens.
+
+    Returns:
+        (batch, patches).
+    """
+    is_own = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    return 1 - similarity.masked_fill(is_own, -torch.inf).amax(dim=2) / COSINE_STEPS
+
+
+def fold_similar(
+    hidden_states: Tensor, scores: Tensor, similarity: Tensor, layout: TokenLayout, keep: int
+) -> tuple[Tensor, TokenLayout]:
+    """Keeps the ``keep`` highest patch tokens; every other one joins the kept one that is most like it.
+
+    They become their mean, weighted by the patches that each stands for. A kept token that none joins stays as it is,
+    bit for bit. Of kept ones that are equally alike the first is joined.
+
+    Args:
+        hidden_states: (batch, tokens, hidden): prefix tokens, then patch tokens.
+        scores: (batch, patches), higher is kept; carries no gradient.
+        similarity: (batch, patches, patches), of ``key_similarity``.
+        layout: where the patches are.
+        keep: patch tokens that stay, at least 1 and fewer than there are.
+
+    Returns:
+        The new sequence (batch, prefix + keep, hidden) and its layout.
+    """
+    kept, folded = partition_tokens(scores, keep)
+    is_kept = torch.zeros_like(scores, dtype=torch.bool).scatter(1, kept, True)
+    ranks = is_kept.cumsum(dim=1) - 1
+    nearest = take_tokens(similarity, folded).masked_fill(~is_kept[:, None], -torch.inf).argmax(dim=2)
+    targets = ranks.gather(1, nearest)
+    sizes = patch_sizes(layout)
+    reduced, new_sizes = join_tokens(hidden_states, sizes, layout.num_prefix, kept, folded, targets)
+    return reduced, regrouped(layout, ranks.scatter(1, folded, targets), kept, new_sizes)
+
+
+def join_tokens(
+    hidden_states: Tensor, sizes: Tensor, num_prefix: int, kept: Tensor, folded: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Means of kept tokens and of those that join them, weighted by size; sums run in float32 or better.
+
+    Args:
+        hidden_states: (batch, prefix + patches, hidden).
+        sizes: (batch, patches) int64, the patches that each token stands for.
+        kept, folded: (batch, kept) and (batch, folded), places among the patch tokens.
+        targets: (batch, folded), which of the kept tokens each folded one joins.
+
+    Returns:
+        Prefix and kept tokens (batch, prefix + kept, hidden), and the sizes of the kept ones (batch, kept).
+    """
+    dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+    places = torch.arange(kept.shape[1], device=kept.device)[:, None]
+    weights = (targets[:, None] == places) * sizes.gather(1, folded).to(dtype)[:, None]
+    own = sizes.gather(1, kept).to(dtype)
+    new_sizes = own + weights.sum(dim=2)
+    with without_autocast(kept.device):
+        added = (weights / new_sizes[:, :, None]) @ take_tokens(hidden_states, num_prefix + folded).to(dtype)
+    kept_tokens = take_tokens(hidden_states, num_prefix + kept)
+    means = torch.addcmul(added, kept_tokens, (own / new_sizes)[:, :, None]).to(hidden_states.dtype)
+    return torch.cat([hidden_states[:, :num_prefix], means], dim=1), new_sizes.to(sizes.dtype)
+
+
+def patch_sizes(layout: TokenLayout) -> Tensor:
+    """How many patches each patch token stands for, (batch, patch tokens) int64."""
+    return torch.ones_like(layout.positions) if layout.sizes is None else layout.sizes
+
+
+def regrouped(layout: TokenLayout, destinations: Tensor, chosen: Tensor, sizes: Tensor) -> TokenLayout:
+    """The layout after patch tokens were joined.
+
+    Args:
+        destinations: (batch, patch tokens), which of the new patch tokens each old one is part of.
+        chosen: (batch, new patch tokens), an old one of each new one, which says where it sits.
+        sizes: (batch, new patch tokens), how many patches each stands for.
+    """
+    sources = token_sources(layout)
+    new = layout.num_prefix + destinations.gather(1, (sources - layout.num_prefix).clamp(min=0))
+    return layout._replace(
+        positions=layout.positions.gather(1, chosen),
+        sources=torch.where(sources < 0, sources, new),
+        sizes=sizes,
+    )
 
 
 def token_sources(layout: TokenLayout) -> Tensor:

@@ -5,7 +5,16 @@ positions and read-outs follow from these, not from the layout that the package 
 """
 
 import torch
-from reference import Weights, attention_maps, plan, reduce, reweighted, selection_scores
+from reference import (
+    Weights,
+    attention_maps,
+    energy_scores,
+    plan,
+    reduce,
+    reduce_similar,
+    reweighted,
+    selection_scores,
+)
 from transformers.activations import ACT2FN
 
 
@@ -37,16 +46,18 @@ def encode_image(model, weights, hidden, rotary, steps, grid):
     heads, scaling = spec.num_heads, (spec.hidden_size // spec.num_heads) ** -0.5
     members = torch.cat([torch.zeros(prefix, patches), torch.eye(patches)]).double()
     positions, counts, windows, reached = list(range(patches)), [], 0, False
+    sizes, joins = [1] * patches, config.fold == "similar"
     for layer in range(config.num_hidden_layers):
         name, reached = f"layers.{layer}", reached or layer in steps
         normed = weights.norm(f"{name}.layernorm_before", hidden, spec.layer_norm_eps)
         query, key, value = (
             torch.stack(linear(weights, f"{name}.attention.{part}_proj", normed).chunk(heads, dim=1)) for part in "qkv"
         )
+        keys = key.mean(dim=0)
         if rotary is not None:
             angles = [members[prefix:] @ table for table in rotary]
             query, key = rotated(query, angles), rotated(key, angles)
-        maps = attention_maps(query, key, scaling, counts, config.size_exponent)
+        maps = attention_maps(query, key, scaling, sizes if joins else counts, config.size_exponent)
         omegas = [weights.get(f"{name}.attention.{omega}") if reached else None for omega in ("omega1", "omega2")]
         omega1, omega2 = (torch.zeros(heads) if omega is None else omega for omega in omegas)
         outputs = [
@@ -58,12 +69,20 @@ def encode_image(model, weights, hidden, rotary, steps, grid):
         hidden = hidden + first * linear(weights, f"{name}.attention.o_proj", torch.cat(outputs, dim=1))
         if layer in steps:
             keep, new_windows = steps[layer]
-            scores = selection_scores(config.selection, maps, hidden)[prefix : prefix + len(positions)]
+            if config.selection == "high_frequency_energy":
+                scores = energy_scores(maps, value, keys, prefix, len(positions))
+            else:
+                scores = selection_scores(config.selection, maps, hidden)[prefix : prefix + len(positions)]
             embeddings = weights.get(f"{name}.reduction.dc_position_embeddings")
             shape = (scores, positions, counts, grid, prefix, windows, keep, new_windows)
-            members, _, _ = reduce(members, *shape)
-            hidden, positions, counts = reduce(hidden, *shape, embeddings)
-            windows = new_windows
+            if joins:
+                shape = (scores, positions, sizes, prefix, keep, keys, [])
+                members, _, _, _ = reduce_similar(members, *shape)
+                hidden, positions, sizes, _ = reduce_similar(hidden, *shape)
+            else:
+                members, _, _ = reduce(members, *shape)
+                hidden, positions, counts = reduce(hidden, *shape, embeddings)
+                windows = new_windows
         normed = weights.norm(f"{name}.layernorm_after", hidden, spec.layer_norm_eps)
         inner, activation = linear(weights, f"{name}.mlp.fc1", normed), ACT2FN[spec.activation]
         inner = activation(linear(weights, f"{name}.mlp.gate", normed)) * inner if spec.gated else activation(inner)

@@ -108,6 +108,62 @@ def reduce(hidden, scores, positions, dc_counts, grid, prefix, old_windows, keep
     return sequence, [positions[place] for place in kept], new_counts
 
 
+def cosine_steps(keys):
+    """Cosines between keys (tokens, channels) in whole steps of 2**-16, as nested lists; a zero key is like nothing."""
+    norms = [max(float(key.norm()), 1e-12) for key in keys]
+    return [
+        [round(float(one @ other) / (norm * other_norm) * 2**16) for other, other_norm in zip(keys, norms, strict=True)]
+        for one, norm in zip(keys, norms, strict=True)
+    ]
+
+
+def energy_scores(maps, value, keys, prefix, patches):
+    """What each patch token adds to the high frequencies of the output, times how little another could say the same.
+
+    Args:
+        maps: (heads, N, N).
+        value: (heads, N, head_dim), before re-weighting.
+        keys: (N, head_dim), averaged over heads, before any rotation.
+    """
+    heads, length, _ = maps.shape
+    alike = cosine_steps(keys[prefix : prefix + patches])
+    scores = []
+    for k in range(patches):
+        energy = 0.0
+        for head in range(heads):
+            mean = value[head, prefix : prefix + patches].sum(dim=0) / patches
+            energy += float(maps[head, :, prefix + k].sum() / length * (value[head, prefix + k] - mean).norm()) / heads
+        nearest = max(step for other, step in enumerate(alike[k]) if other != k)
+        scores.append(energy * (1 - nearest / 2**16))
+    return scores
+
+
+def reduce_similar(hidden, scores, positions, sizes, prefix, keep, keys, standing):
+    """One image's sequence (tokens, hidden), every patch that is not kept joined to the kept one most like it.
+
+    Args:
+        sizes: patches behind each patch token.
+        keys: (N, head_dim).
+        standing: for every patch of the grid the place among the patch tokens of the one that stands for it.
+
+    Returns:
+        The new sequence, positions, sizes and ``standing``.
+    """
+    kept, folded = partition(scores, keep)
+    alike = cosine_steps(keys[prefix : prefix + len(positions)])
+    joins = {place: kept.index(place) for place in kept}
+    for place in folded:
+        joins[place] = max(range(len(kept)), key=lambda slot: (alike[place][kept[slot]], -slot))
+    sequence, new_sizes = list(hidden[:prefix]), []
+    for slot in range(len(kept)):
+        members = [place for place in range(len(positions)) if joins[place] == slot]
+        sequence.append(
+            weighted_mean([hidden[prefix + place] for place in members], [sizes[place] for place in members])
+        )
+        new_sizes.append(sum(sizes[place] for place in members))
+    return torch.stack(sequence), [positions[place] for place in kept], new_sizes, [joins[place] for place in standing]
+
+
 def sources(grid, prefix, positions, dc_windows):
     """For every patch the place in the sequence that stands for it: its own, or its DC token's."""
     result = []
@@ -188,7 +244,9 @@ def forward_image(weights, config, steps, grid, pixels, random_scores):
     scaling = (config.hidden_size // heads) ** -0.5
     hidden = embed(weights, pixels, config.patch_size, grid)
     positions, dc_windows, dc_counts, reached = list(range(grid[0] * grid[1])), 0, [], False
-    hidden_states, kept_positions, all_counts = [hidden], [], []
+    sizes, standing = [1] * len(positions), list(positions)
+    joins = config.fold == "similar"
+    hidden_states, kept_positions, all_counts, all_sources = [hidden], [], [], []
     for layer in range(config.num_hidden_layers):
         name = f"vit.layers.{layer}"
         reached = reached or layer in steps
@@ -196,7 +254,7 @@ def forward_image(weights, config, steps, grid, pixels, random_scores):
         query, key, value = (
             torch.stack(weights.linear(f"{name}.attention.{part}_proj", normed).chunk(heads, dim=1)) for part in "qkv"
         )
-        maps = attention_maps(query, key, scaling, dc_counts, config.size_exponent)
+        maps = attention_maps(query, key, scaling, sizes if joins else dc_counts, config.size_exponent)
         omegas = [weights.get(f"{name}.attention.{omega}") if reached else None for omega in ("omega1", "omega2")]
         omega1, omega2 = (torch.zeros(heads) if omega is None else omega for omega in omegas)
         outputs = [
@@ -208,13 +266,22 @@ def forward_image(weights, config, steps, grid, pixels, random_scores):
             keep, new_windows = steps[layer]
             if config.selection == "random":
                 scores = [random_scores(layer)[position] for position in positions]
+            elif config.selection == "high_frequency_energy":
+                scores = energy_scores(maps, value, key.mean(dim=0), 1, len(positions))
             else:
                 scores = selection_scores(config.selection, maps, hidden)[1 : 1 + len(positions)]
             embeddings = weights.get(f"{name}.reduction.dc_position_embeddings")
-            hidden, positions, dc_counts = reduce(
-                hidden, scores, positions, dc_counts, grid, 1, dc_windows, keep, new_windows, embeddings
-            )
-            dc_windows = new_windows
+            if joins:
+                hidden, positions, sizes, standing = reduce_similar(
+                    hidden, scores, positions, sizes, 1, keep, key.mean(dim=0), standing
+                )
+                all_sources.append([1 + place for place in standing])
+            else:
+                hidden, positions, dc_counts = reduce(
+                    hidden, scores, positions, dc_counts, grid, 1, dc_windows, keep, new_windows, embeddings
+                )
+                dc_windows = new_windows
+                all_sources.append(sources(grid, 1, positions, new_windows))
             kept_positions.append(positions)
             all_counts.append(dc_counts)
         inner = weights.linear(f"{name}.mlp.fc1", weights.norm(f"{name}.layernorm_after", hidden, eps))
@@ -222,7 +289,7 @@ def forward_image(weights, config, steps, grid, pixels, random_scores):
         hidden = hidden + weights.linear(f"{name}.mlp.fc2", inner)
         hidden_states.append(hidden)
     logits = weights.linear("classifier", weights.norm("vit.layernorm", hidden, eps)[:1])[0]
-    return logits, hidden_states, kept_positions, all_counts
+    return logits, hidden_states, kept_positions, all_counts, all_sources
 
 
 @torch.no_grad()
@@ -236,7 +303,7 @@ def reference_forward(model, pixel_values, random_scores=None):
 
     Returns:
         ``logits`` (batch, labels), ``hidden_states`` (a tensor for the embeddings and for every layer), and
-        ``positions`` and ``dc_counts``: for every reduction a list over images.
+        ``positions``, ``dc_counts`` and ``sources``: for every reduction a list over images.
     """
     config = model.config
     count = len(config.reduction_layers)
@@ -248,10 +315,11 @@ def reference_forward(model, pixel_values, random_scores=None):
     images = [
         forward_image(Weights(model), config, steps, grid, image, random_scores) for image in pixel_values.double()
     ]
-    logits, hidden_states, positions, dc_counts = zip(*images, strict=True)
+    logits, hidden_states, positions, dc_counts, found_sources = zip(*images, strict=True)
     return {
         "logits": torch.stack(logits),
         "hidden_states": [torch.stack(states) for states in zip(*hidden_states, strict=True)],
         "positions": [list(kept) for kept in zip(*positions, strict=True)],
         "dc_counts": [list(counts) for counts in zip(*dc_counts, strict=True)],
+        "sources": [list(each) for each in zip(*found_sources, strict=True)],
     }

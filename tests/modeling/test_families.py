@@ -14,13 +14,18 @@ import fatr_hf
 from fatr_hf.families import FAMILIES, family_of
 
 REDUCTION = {"reduction_layers": [1, 2], "keep_ratio": [0.6, 0.5], "dc_windows": [4, 2]}
+SIMILAR = {"reduction_layers": [1, 2, 3], "keep_ratio": 0.7, "fold": "similar", "selection": "high_frequency_energy"}
 REDUCTIONS = {
     "default": {},
     "nested": REDUCTION,
     "sized": {**REDUCTION, "size_exponent": 0.5},
     "dropped": {"keep_ratio": 0.5, "dc_windows": 0},
+    "similar": SIMILAR,
+    "similar-unsized": {**SIMILAR, "selection": "high_frequency", "size_exponent": 0.0},
+    "energy": {**REDUCTION, "selection": "high_frequency_energy"},
 }
 
+folds = pytest.mark.parametrize("reduction", [REDUCTION, SIMILAR], ids=["windows", "similar"])
 kinds = pytest.mark.parametrize("kind", KINDS)
 encoders = pytest.mark.parametrize("name", ENCODERS)
 
@@ -101,9 +106,10 @@ def test_reduced_it_is_the_method(name, reduction):
 
 
 @pytest.mark.parametrize("name", ["ijepa", "dinov2", "dinov2-registers", "clip", "siglip"])
+@folds
 @torch.no_grad()
-def test_means_are_those_of_the_restored_grid(name):
-    model, pixel_values = converted(name, CLASSIFIERS, **REDUCTION), images(2)
+def test_means_are_those_of_the_restored_grid(name, reduction):
+    model, pixel_values = converted(name, CLASSIFIERS, **reduction), images(2)
     encoder = model.base_model
     outputs = encoder(pixel_values, output_token_sources=True)
     prefix = outputs.last_hidden_state[:, : model.config.num_prefix_tokens]
@@ -112,17 +118,19 @@ def test_means_are_those_of_the_restored_grid(name):
     assert_rounded_alike(model(pixel_values).logits, model.classify(outputs))
 
 
+@folds
 @torch.no_grad()
-def test_pooling_by_attention_is_that_of_the_restored_grid():
-    model, pixel_values = converted("siglip", **REDUCTION), images(2)
+def test_pooling_by_attention_is_that_of_the_restored_grid(reduction):
+    model, pixel_values = converted("siglip", **reduction), images(2)
     outputs = model(pixel_values, output_token_sources=True)
     dense = fatr_hf.restore_tokens(outputs.last_hidden_state, outputs.token_sources[-1])
     assert_rounded_alike(outputs.pooler_output, model.head(dense))
 
 
 @encoders
-def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(name):
-    model, pixel_values = converted(name, **REDUCTION).train(), images(2)
+@folds
+def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(name, reduction):
+    model, pixel_values = converted(name, **reduction).train(), images(2)
     gradients = []
     for checkpointed in (False, True):
         if checkpointed:
@@ -141,9 +149,10 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(name):
 
 @encoders
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@folds
 @torch.no_grad()
-def test_a_fused_copy_computes_the_same(name, attention):
-    model, pixel_values = converted(name, **REDUCTION), images(2)
+def test_a_fused_copy_computes_the_same(name, attention, reduction):
+    model, pixel_values = converted(name, **reduction), images(2)
     model.set_attn_implementation(attention)
     dtype = {"sdpa": torch.float64, "eager": torch.float64}[attention]
     fused = model.fuse()
@@ -162,17 +171,19 @@ def test_a_fused_classifier_gives_the_same_logits(name):
 
 
 @pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated"])
+@folds
 @torch.no_grad()
-def test_it_compiles_whole(name):
-    model, pixel_values = converted(name, **REDUCTION), images(2)
+def test_it_compiles_whole(name, reduction):
+    model, pixel_values = converted(name, **reduction), images(2)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_rounded_alike(compiled(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
 
 
 @encoders
+@folds
 @torch.no_grad()
-def test_it_exports_with_a_dynamic_batch(name):
-    model = converted(name, **REDUCTION)
+def test_it_exports_with_a_dynamic_batch(name, reduction):
+    model = converted(name, **reduction)
     program = torch.export.export(
         model,
         (images(3),),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import number, plan, randomise, reference_forward, sources
+from reference import number, plan, randomise, reference_forward
 from rounding import assert_rounded_alike
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -35,6 +35,11 @@ SCHEDULES = {
     "4x6-ordinary-between": GRIDS["4x6"] | {"keep_ratio": [0.6, 1.0, 0.5], "dc_windows": [2, 3, 1]},
     "4x6-without-dc-tokens": GRIDS["4x6"] | {"dc_windows": 0},
     "8x8-multiple-of-4": GRIDS["8x8"] | {"token_multiple": 4},
+    "4x6-similar": GRIDS["4x6"] | {"fold": "similar"},
+    "8x8-similar-every-layer": GRIDS["8x8"] | {"fold": "similar", "reduction_layers": [0, 1, 2, 3], "keep_ratio": 0.7},
+    "5x5-similar-by-energy": GRIDS["5x5"] | {"fold": "similar", "selection": "high_frequency_energy"},
+    "8x8-windows-by-energy": GRIDS["8x8"] | {"dc_windows": [4, 2, 1], "selection": "high_frequency_energy"},
+    "4x6-similar-one-patch-left": GRIDS["4x6"] | {"fold": "similar", "reduction_layers": [1], "keep_ratio": 0.05},
     "4x6-one-patch-left": GRIDS["4x6"] | {"reduction_layers": [1, 2], "keep_ratio": 0.05},
 }
 schedules = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
@@ -45,6 +50,8 @@ SELECTED = pytest.mark.parametrize("selection", SELECTIONS)
 
 def build(attention="sdpa", dtype=torch.float64, randomised=True, **fields):
     torch.manual_seed(0)
+    if fields.get("dc_windows") == 0:
+        fields["size_exponent"] = 0.0  # dropped for good, no token has a size
     model = FATRViTForImageClassification(FATRViTConfig(**(ViT | fields), attn_implementation=attention))
     return (randomise(model) if randomised else model).to(dtype).eval()
 
@@ -78,18 +85,13 @@ def softmax_dtype(model):
 
 def assert_equals_reference(model):
     pixel_values = images(model)
-    grid, patches = model.config.patch_grid(), model.vit.embeddings.patch_embeddings.num_patches
+    patches = model.vit.embeddings.patch_embeddings.num_patches
     expected = reference_forward(
         model, pixel_values, lambda layer: fixed_random_scores(patches, layer, torch.device("cpu")).tolist()
     )
     outputs = run(model, pixel_values, output_token_sources=True)
 
-    assert len(outputs.token_sources) == len(expected["positions"])
-    for source, positions, counts in zip(
-        outputs.token_sources, expected["positions"], expected["dc_counts"], strict=True
-    ):
-        windows = round(len(counts[0]) ** 0.5)
-        assert source.tolist() == [sources(grid, 1, kept, windows) for kept in positions]
+    assert [source.tolist() for source in outputs.token_sources] == expected["sources"]
     assert len(outputs.hidden_states) == len(expected["hidden_states"]) == model.config.num_hidden_layers + 1
     for actual, states in zip(outputs.hidden_states, expected["hidden_states"], strict=True):
         assert_rounded_alike(actual, states, softmax_dtype(model))

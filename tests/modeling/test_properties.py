@@ -11,6 +11,7 @@ from reference import number, plan, randomise, sources
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, restore_tokens
 from fatr_hf.modeling.reduction_config import SELECTIONS
+from fatr_hf.modeling.token_plan import FOLDS
 from fatr_hf.modeling.token_reduction import dense_layout, reduce_tokens, token_sources
 
 PATCH = 2
@@ -182,7 +183,9 @@ INVALID = {
         alone(st.integers().filter(lambda number: number not in (0, 1))),
         alone(other_types),
         alone(st.booleans()),
-        alone(st.none()),
+    ),
+    "fold": st.one_of(
+        alone(st.text(max_size=20).filter(lambda text: text not in FOLDS)), alone(numbers), alone(st.none())
     ),
     "selection": st.one_of(
         alone(st.text(max_size=20).filter(lambda text: text not in SELECTIONS)), alone(numbers), alone(st.none())

@@ -262,7 +262,7 @@ def test_presets_apply_to_what_is_loaded(tmp_path, tiny):
     FATRViTConfig(**tiny).save_pretrained(tmp_path)
     loaded = FATRViTConfig.from_pretrained(tmp_path, preset="local", dc_windows=2)
     assert (loaded.keep_ratio, loaded.dc_windows, loaded.size_exponent) == (0.5, 2, 0.5)
-    with pytest.raises(ValueError, match="preset='global' must be one of local"):
+    with pytest.raises(ValueError, match="preset='global' must be one of paper, local, faithful"):
         FATRViTConfig.from_pretrained(tmp_path, preset="global")
     with pytest.raises(ValueError, match=r"preset is an argument of FATRViTConfig\.from_preset"):
         FATRViTConfig(preset="local")

@@ -15,7 +15,7 @@ def distributions(tmp_path_factory):
     source, output = tmp_path_factory.mktemp("source") / "fatr_hf", tmp_path_factory.mktemp("dist")
     # Not the tree itself: a build leaves files behind.
     source.mkdir()
-    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "fatr_hf_cli.py"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "fatr_hf", source / "fatr_hf", ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", output, source]

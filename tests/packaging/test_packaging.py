@@ -95,7 +95,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         names = archive.namelist()
     package = {name for name in names if not name.startswith(f"fatr_hf-{fatr_hf.__version__}.dist-info/")}
     files = [path for path in (ROOT / "fatr_hf").rglob("*") if path.suffix == ".py" or path.name == "py.typed"]
-    assert package == {str(path.relative_to(ROOT)) for path in files}
+    assert package == {"fatr_hf_cli.py", *(str(path.relative_to(ROOT)) for path in files)}
     assert f"fatr_hf-{fatr_hf.__version__}.dist-info/licenses/LICENSE" in names
 
 
@@ -103,7 +103,7 @@ def test_the_sdist_can_be_built_from(distributions):
     [path] = distributions.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = archive.getnames()
-    for needed in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "fatr_hf/py.typed"):
+    for needed in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "fatr_hf/py.typed", "fatr_hf_cli.py"):
         assert f"fatr_hf-{fatr_hf.__version__}/{needed}" in names
 
 
