@@ -91,7 +91,7 @@ def own_settings(config: ReductionConfig) -> Settings:
 
 def local_settings(config: ReductionConfig) -> Settings:
     """The preset ``local`` on a configuration's grid."""
-    fields = preset_fields("local", config.patch_grid())
+    fields = preset_fields("local", config.patch_grid(), config.num_hidden_layers)
     windows = per_layer("dc_windows", fields["dc_windows"], config.reduction_layers or ())
     return Settings(fields["keep_ratio"], tuple(windows), fields["size_exponent"])
 

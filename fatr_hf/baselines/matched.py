@@ -8,14 +8,16 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..modeling.budget import schedule_macs
-from ..modeling.reduction_config import ReductionConfig
+from ..modeling.reduction_config import REDUCTION_FIELDS, ReductionConfig
 from ..modeling.reduction_model import ReductionModel
 from ..modeling.token_plan import LayerPlan
 from .arguments import check_fatr, several
 from .evit import EViT
 from .macs import closest, count_twin, meta_twin
 from .methods import Method
+from .pitome import PiToMe
 from .pooling import Pooling
+from .prune_merge import PruneMerge
 from .rival import METHODS, Rival, unreduced_copy
 from .tome import ToMe
 from .truncation import Truncation
@@ -23,7 +25,10 @@ from .truncation import Truncation
 RIVALS = ("unreduced", "random", *METHODS)
 """The names that ``matched_rivals`` takes."""
 
-USUAL = ("unreduced", "random", "evit", "tome", "pooling")
+OWN_FIELDS = ("reweight_attention", "dc_position_embeddings")
+"""Fields of the reduction's own parameters, which rivals do not have."""
+
+USUAL = ("unreduced", "random", "evit", "tome", "pitome", "pooling")
 """Those of them that answer a question about the answers; truncation bounds the speed alone."""
 
 
@@ -31,8 +36,9 @@ def matched_rivals(model: ReductionModel, names: Iterable[str] | None = None) ->
     """The unreduced model, and rivals at about the cost of a FATR model, all with its weights, in evaluation mode.
 
     ``unreduced`` and ``random`` are copies without parameters of the reduction: one does not reduce, the other keeps
-    tokens at random. EViT and average pooling reduce in the same layers with the same keep ratios; ToMe merges in every
-    layer as many tokens as bring its multiply-accumulates closest to FATR's; truncation has FATR's token counts.
+    tokens at random. EViT and average pooling reduce in the same layers with the same keep ratios; ToMe, PiToMe and
+    pruning with merging reduce in (nearly) every layer, by as much as brings their multiply-accumulates closest to
+    FATR's; truncation has FATR's token counts.
     Rivals hold copies of the weights, so that the model stays as it is whatever becomes of them.
 
     Args:
@@ -80,9 +86,9 @@ def build_rival(model: ReductionModel, name: str) -> PreTrainedModel:
 def random_copy(model: ReductionModel) -> PreTrainedModel:
     """The model's copy with a random selection and without parameters of the reduction."""
     config = model.config
-    schedule = copy.deepcopy({name: getattr(config, name) for name in ("reduction_layers", "keep_ratio", "dc_windows")})
+    schedule = copy.deepcopy({name: getattr(config, name) for name in REDUCTION_FIELDS if name not in OWN_FIELDS})
     rival = unreduced_copy(model)
-    rival.set_reduction(selection="random", **schedule)
+    rival.set_reduction(**{**schedule, "selection": "random"})
     return rival
 
 
@@ -104,11 +110,28 @@ def matched_method(model: ReductionModel, name: str, config: ReductionConfig) ->
     """A method of ``METHODS`` at about the cost of a configuration, which is the model's but for the reduction."""
     if name == "tome":
         return ToMe(merges_per_layer=matched_merges(model, schedule_macs(config)))
+    if name in ("pitome", "prune_merge"):
+        return matched_ratio(model, PiToMe if name == "pitome" else PruneMerge, schedule_macs(config))
     if name == "truncation":
         return Truncation(tokens_out=[step.tokens_out for step in config.plan()])
     layerwise: dict[str, type[EViT | Pooling]] = {"evit": EViT, "pooling": Pooling}
     ratios: Any = config.keep_ratio
     return layerwise[name](reduction_layers=config.reduction_layers, keep_ratio=ratios)
+
+
+def matched_ratio(model: ReductionModel, method: type[PiToMe | PruneMerge], macs: int) -> Method:
+    """A method with the keep ratio, in thousandths, whose multiply-accumulates are closest to a number of them.
+
+    Args:
+        model: any FATR model; its weights are not looked at.
+    """
+    twin = meta_twin(model)
+
+    def cost(reduced: int) -> int:
+        plan = method(keep_ratio=1 - reduced / 1000).plan(model.config)
+        return count_twin(twin, plan=[step._replace(size_exponent=0.0) for step in plan])
+
+    return method(keep_ratio=1 - closest(range(501), cost, macs) / 1000)
 
 
 def matched_merges(model: ReductionModel, macs: int) -> int:

@@ -19,11 +19,20 @@ from ..modeling.token_plan import LayerPlan
 from .arguments import check_fatr, described
 from .evit import EViT
 from .methods import Method
+from .pitome import PiToMe
 from .pooling import Pooling
+from .prune_merge import PruneMerge
 from .tome import ToMe
 from .truncation import Truncation
 
-METHODS: dict[str, type[Method]] = {"evit": EViT, "tome": ToMe, "pooling": Pooling, "truncation": Truncation}
+METHODS: dict[str, type[Method]] = {
+    "evit": EViT,
+    "tome": ToMe,
+    "pitome": PiToMe,
+    "prune_merge": PruneMerge,
+    "pooling": Pooling,
+    "truncation": Truncation,
+}
 """By the name that a configuration holds."""
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ..families import COMPOSITES, FAMILIES, family_of
 from ..modeling.hub_repository import REDUCTION_PARAMETERS, HubRepositoryMixin
+from ..modeling.reduction_config import REDUCTION_FIELDS
 from ..modeling.stock_names import RENAMINGS
 from .checkpoints import is_classifier, read_config
 from .timm import load_timm, timm_fields
@@ -28,7 +29,8 @@ def convert(
         model: a loaded model of one of the families (encoder, classifier, backbone, or a whole CLIP or SigLIP), whose
             weights the new model then shares; or a folder or Hub name, from which what was saved there is loaded; a
             checkpoint of timm's plain ViTs or DINOv2 too.
-        preset: a reduction by name (see ``preset_fields``); by default the paper's.
+        preset: a reduction by name (see ``preset_fields``). Where neither it nor a field of the reduction is given it is
+            ``faithful``, made for models that are not trained any more; fields alone change the paper's setting.
         revision: branch, tag or commit of a Hub name.
         reduction: fields of the reduction (see ``ReductionConfig``); they override the preset's.
 
@@ -41,6 +43,8 @@ def convert(
             or other weights than its class has.
         huggingface_hub.errors.StrictDataclassError: fields that the configuration refuses.
     """
+    if preset is None and not REDUCTION_FIELDS.keys() & reduction.keys():
+        preset = "faithful"
     if preset is not None:
         reduction["preset"] = preset
     if isinstance(model, (str, os.PathLike)):

@@ -282,7 +282,8 @@ def selection_scores(
     """The scores that rank patch tokens; the highest are kept.
 
     ``high_frequency``: column means, the method (equation of the score in section 3). ``high_frequency_energy``: column
-    means weighted by the energy of the values, times ``distinctness``. ``low_frequency``: column means, lowest first.
+    means weighted by the energy of the values, times ``distinctness`` squared. ``low_frequency``: column means, lowest
+    first.
     ``cls_attention``: attention of the CLS token. ``dc_similarity``: tokens like the DC signal go first. ``random``: a
     fixed random order of the grid's places.
 
@@ -303,5 +304,6 @@ def selection_scores(
     assert attention_scores is not None, f"selection {selection!r} is scored by the attention"
     if selection == "high_frequency_energy":
         assert similarity is not None, "the energy of a token counts as far as it is distinct"
-        return attention_scores[:, patches] * distinctness(similarity)
+        energies = attention_scores[:, patches]
+        return energies * distinctness(similarity, energies).square()
     return attention_scores[:, patches] * (-1 if selection == "low_frequency" else 1)

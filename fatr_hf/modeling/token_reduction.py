@@ -19,7 +19,7 @@ from torch import Tensor
 from .token_plan import axis_windows, window_count
 
 COSINE_STEPS = 2**16
-"""Steps of a cosine from 0 to 1: finer than half precision tells keys apart, coarser than float32 rounds a cosine."""
+"""Steps of a cosine from 0 to 1, a square number: finer than half precision tells keys apart, coarser than float32 rounds a cosine."""
 
 
 class TokenLayout(NamedTuple):
@@ -145,14 +145,14 @@ def partition_tokens(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     Returns:
         Indices of the kept tokens (batch, keep) and of the others (batch, patches - keep), int64, both ascending.
     """
-    if scores.is_floating_point():
-        scores = torch.where(scores.isnan(), -torch.inf, scores)
     order = descending_order(scores)
     return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
 
 
 def descending_order(scores: Tensor) -> Tensor:
-    """Indices (batch, patches) that sort scores from high to low, equal ones by place."""
+    """Indices (batch, patches) that sort scores from high to low, equal ones by place; not-a-number comes last."""
+    if scores.is_floating_point():
+        scores = torch.where(scores.isnan(), -torch.inf, scores)
     if not torch.compiler.is_exporting():
         return scores.sort(dim=1, descending=True, stable=True).indices
     # Stable sorts do not export to ONNX, and other sorts break ties at will: comparing all pairs gives every rank.
@@ -263,21 +263,32 @@ def key_similarity(keys: Tensor) -> Tensor:
         (batch, patches, patches), whole numbers from ``-COSINE_STEPS`` to ``COSINE_STEPS``; without gradient.
     """
     directions = torch.nn.functional.normalize(keys.detach(), dim=2).nan_to_num(0.0, 0.0, 0.0)
+    directions = directions * math.isqrt(COSINE_STEPS)
     with without_autocast(keys.device):
-        return (directions @ directions.transpose(1, 2) * COSINE_STEPS).round()
+        products = directions @ directions.transpose(1, 2)
+    return products.round() if torch.compiler.is_exporting() else products.round_()
 
 
-def distinctness(similarity: Tensor) -> Tensor:
-    """One minus the cosine between each patch token and the one most like it.
+def distinctness(similarity: Tensor, energies: Tensor) -> Tensor:
+    """How little of a token another one of more energy says: one minus their cosine, of the one most like it.
+
+    Of a group of tokens that are alike, the one of most energy stays distinct, and so stands for the group. The token
+    of most energy of all is compared with the one least like it.
 
     Args:
-        similarity: of ``key_similarity``, between at least two tokens.
+        similarity: (batch, patches, patches), of ``key_similarity``.
+        energies: (batch, patches); equal ones go by place.
 
     Returns:
-        (batch, patches).
+        (batch, patches), from 0 to 2.
     """
-    is_own = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
-    return 1 - similarity.masked_fill(is_own, -torch.inf).amax(dim=2) / COSINE_STEPS
+    order = descending_order(energies)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    ranks = torch.zeros_like(order).scatter(1, order, places)
+    nearest = similarity.masked_fill(ranks[:, None] >= ranks[:, :, None], -torch.inf).amax(dim=2)
+    first = order[:, :1]
+    nearest = nearest.scatter(1, first, take_tokens(similarity, first).amin(dim=2))
+    return 1 - nearest / COSINE_STEPS
 
 
 def fold_similar(
@@ -327,11 +338,18 @@ def join_tokens(
     weights = (targets[:, None] == places) * sizes.gather(1, folded).to(dtype)[:, None]
     own = sizes.gather(1, kept).to(dtype)
     new_sizes = own + weights.sum(dim=2)
+    weights, shares = weights / new_sizes[:, :, None], (own / new_sizes)[:, :, None]
     with without_autocast(kept.device):
-        added = (weights / new_sizes[:, :, None]) @ take_tokens(hidden_states, num_prefix + folded).to(dtype)
-    kept_tokens = take_tokens(hidden_states, num_prefix + kept)
-    means = torch.addcmul(added, kept_tokens, (own / new_sizes)[:, :, None]).to(hidden_states.dtype)
-    return torch.cat([hidden_states[:, :num_prefix], means], dim=1), new_sizes.to(sizes.dtype)
+        added = weights @ take_tokens(hidden_states, num_prefix + folded).to(dtype)
+    if dtype == hidden_states.dtype and not torch.compiler.is_exporting():
+        # In place: on a CPU new memory costs more than these sums.
+        prefix = torch.arange(num_prefix, device=kept.device).expand(len(kept), -1)
+        reduced = take_tokens(hidden_states, torch.cat([prefix, num_prefix + kept], dim=1))
+        reduced[:, num_prefix:].mul_(shares).add_(added)
+    else:
+        means = torch.addcmul(added, take_tokens(hidden_states, num_prefix + kept), shares).to(hidden_states.dtype)
+        reduced = torch.cat([hidden_states[:, :num_prefix], means], dim=1)
+    return reduced, new_sizes.to(sizes.dtype)
 
 
 def patch_sizes(layout: TokenLayout) -> Tensor:

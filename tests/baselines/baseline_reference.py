@@ -1,7 +1,8 @@
 """The rivals once more, slowly: float64, one image at a time, explicit maps, tokens chosen and merged in loops.
 
-Written from the papers (EViT arXiv 2202.07800, ToMe arXiv 2210.09461); no function of the package is called. Every
-forward takes a rival's weights and a ``reduce`` that is told the layer, the residual stream, the maps and the keys.
+Written from the papers (EViT arXiv 2202.07800, ToMe 2210.09461, PiToMe 2405.16148, DiffRate 2305.17997); no function of
+the package is called. Every forward takes a rival's weights and a ``reduce`` that is told the layer, the residual
+stream, the maps and the keys.
 """
 
 import math
@@ -123,6 +124,66 @@ def merge(merges_per_layer, prefix=1):
             new.append(sum(sizes[place] * tokens[place] for place in groups[target]) / total)
             new_sizes.append(total)
         return torch.stack(new), new_sizes
+
+    return reduce
+
+
+def cosine(one, other):
+    return float(one @ other / one.norm() / other.norm())
+
+
+def joined(tokens, sizes, prefix, left, joins):
+    """Tokens ``left`` in order, each with those that ``joins`` maps to it, as means weighted by size."""
+    new, new_sizes = list(tokens[:prefix]), list(sizes[:prefix])
+    for place in left:
+        members = [place, *(source for source, target in joins.items() if target == place)]
+        total = sum(sizes[member] for member in members)
+        new.append(sum(sizes[member] * tokens[member] for member in members) / total)
+        new_sizes.append(total)
+    return torch.stack(new), new_sizes
+
+
+def merge_redundant(counts, depth, prefix=1):
+    """PiToMe; the patch tokens that leave every layer."""
+
+    def reduce(layer, tokens, maps, keys, sizes):
+        mean_keys, places = sum(keys) / len(keys), list(range(prefix, len(tokens)))
+        merges, margin = len(places) - counts[layer], 0.75 * (1 - layer / depth)
+        alike = {one: {other: cosine(mean_keys[one], mean_keys[other]) for other in places} for one in places}
+        energies = {}
+        for place in places:
+            shifted = [value - margin for value in alike[place].values()]
+            energies[place] = sum(value if value > 0 else math.exp(value) - 1 for value in shifted) / len(places)
+        order = sorted(places, key=lambda place: -energies[place])
+        if layer >= depth / 2:
+            order = order[: 2 * merges]
+        targets, edges = order[1::2], []
+        for source in order[::2]:
+            nearest = max(targets, key=lambda target: alike[source][target]) if targets else None
+            edges.append((alike[source].get(nearest, 0), source, nearest))
+        edges.sort(key=lambda edge: -edge[0])
+        joins = {source: target for _, source, target in edges[:merges]}
+        return joined(tokens, sizes, prefix, [place for place in places if place not in joins], joins)
+
+    return reduce
+
+
+def prune_and_merge(steps, channels, prefix=1):
+    """Prune, then merge; ``steps`` are the (kept, pruned) patch tokens of every layer.
+
+    Args:
+        channels: of the tokens that likeness goes by; what follows are the patches that they are made of.
+    """
+
+    def reduce(layer, tokens, maps, keys, sizes):
+        keep, pruned = steps[layer]
+        places = list(range(prefix, len(tokens)))
+        order = sorted(places, key=lambda place: -sum(float(head[0, place]) for head in maps))
+        kept = sorted(order[:keep])
+        joins = {}
+        for source in order[keep : len(order) - pruned]:
+            joins[source] = max(kept, key=lambda target: cosine(tokens[source][:channels], tokens[target][:channels]))
+        return joined(tokens, sizes, prefix, kept, joins)
 
     return reduce
 

@@ -2,12 +2,19 @@
 
 import pytest
 import torch
-from baseline_reference import merge, reference_states, reorganize, truncate
+from baseline_reference import (
+    merge,
+    merge_redundant,
+    prune_and_merge,
+    reference_states,
+    reorganize,
+    truncate,
+)
 from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, OTHERS, built, images, inputs_of, tensors_of
 from rounding import assert_rounded_alike
 
 import fatr_hf
-from fatr_hf.baselines import EViT, Pooling, Rival, ToMe, Truncation
+from fatr_hf.baselines import EViT, PiToMe, Pooling, PruneMerge, Rival, ToMe, Truncation
 from fatr_hf.baselines.macs import count_macs
 from fatr_hf.baselines.matched import matched_rivals, rival_names
 from fatr_hf.baselines.rival import unreduced_copy
@@ -52,6 +59,32 @@ def test_evit_is_the_references(name, fuse):
 
 
 @encoders
+@pytest.mark.parametrize("proportional", [True, False], ids=["proportional", "plain"])
+@torch.no_grad()
+def test_pitome_is_the_references(name, proportional):
+    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    method = PiToMe(0.8, proportional_attention=proportional)
+    states = Rival.of(model, method)(pixel_values, output_hidden_states=True).hidden_states
+    counts = [step.patches_out for step in method.plan(model.config)]
+    reduce = merge_redundant(counts, model.config.num_hidden_layers, prefix=model.config.num_prefix_tokens)
+    assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce, sizes_count=proportional))
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in ("ijepa", "siglip")])
+@pytest.mark.parametrize("pruned", [0.0, 0.5, 1.0], ids="pruned{}".format)
+@torch.no_grad()
+def test_pruning_then_merging_is_the_references(name, pruned):
+    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    method = PruneMerge(0.6, pruned_share=pruned)
+    states = Rival.of(model, method)(pixel_values, output_hidden_states=True).hidden_states
+    steps = [
+        (step.patches_out, int((step.patches_in - step.patches_out) * pruned)) for step in method.plan(model.config)
+    ]
+    reduce = prune_and_merge(steps, states[-1].shape[2], prefix=model.config.num_prefix_tokens)
+    assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce, sizes_count=True))
+
+
+@encoders
 @torch.no_grad()
 def test_truncation_is_the_references(name):
     model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
@@ -63,7 +96,7 @@ def test_truncation_is_the_references(name):
 @pytest.mark.parametrize("name", ["ijepa", "siglip"])
 def test_evit_needs_cls(name):
     model = converted(ENCODERS[name])
-    assert rival_names(model.config) == ("unreduced", "random", "tome", "pooling")
+    assert rival_names(model.config) == ("unreduced", "random", "tome", "pitome", "pooling")
     with pytest.raises(ValueError, match=r"EViT ranks tokens by the attention of CLS, which 'fatr_.*' does not have"):
         matched_rivals(model, ["evit"])
 

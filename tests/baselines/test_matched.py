@@ -5,7 +5,7 @@ import torch
 from rounding import assert_rounded_alike
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
-from fatr_hf.baselines import Rival, ToMe, matched
+from fatr_hf.baselines import METHODS, Rival, ToMe, matched
 from fatr_hf.baselines.macs import count_macs, plan_macs
 from fatr_hf.baselines.matched import RIVALS, USUAL, matched_merges, matched_plan, matched_rivals
 from fatr_hf.baselines.rival import unreduced_copy
@@ -48,7 +48,7 @@ def test_every_rival_has_the_models_weights(fatr):
     rivals = matched_rivals(fatr, RIVALS)
     assert list(rivals) == list(RIVALS)
     for name, rival in rivals.items():
-        assert type(rival) is (Rival if name in ("evit", "tome", "pooling", "truncation") else type(fatr))
+        assert type(rival) is (Rival if name in METHODS else type(fatr))
         assert not rival.training
         state = inner(rival).state_dict()
         assert state.keys() == {
@@ -177,7 +177,9 @@ def test_rivals_save_and_load(fatr, pixel_values, tmp_path):
 
 
 def test_unknown_names_are_refused(fatr):
-    with pytest.raises(ValueError, match="Unknown rival 'avit': choose from unreduced, random, evit, tome, pool"):
+    with pytest.raises(
+        ValueError, match="Unknown rival 'avit': choose from unreduced, random, evit, tome, pitome, prune"
+    ):
         matched_rivals(fatr, ["evit", "avit"])
 
 

@@ -85,7 +85,7 @@ def test_checkpoints_of_other_models_and_with_holes_are_refused(rival, sharp_sto
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"method": "tomme"}, "method='tomme' must be one of evit, tome, pooling, truncation"),
+        ({"method": "tomme"}, "method='tomme' must be one of evit, tome, pitome, prune_merge, pooling, truncation"),
         ({"settings": {"merges": 3}}, "ToMe has no field 'merges', but merges_per_layer, proportional_attention"),
         ({"settings": {"merges_per_layer": [1]}}, "has 1 entries, but there are 12"),
         ({"architecture": "ViTModel"}, "architecture='ViTModel' must be a model of 'fatr_vit'"),
@@ -104,7 +104,7 @@ def test_bad_configurations_are_refused_in_words(fields, words):
         (
             lambda fatr, stock: fatr,
             "tome",
-            "method='tome' must be one of EViT, ToMe, Pooling, Truncation, such as ToMe",
+            "method='tome' must be one of EViT, ToMe, PiToMe, PruneMerge, Pooling, Truncation, such as ToMe",
         ),
         (
             lambda fatr, stock: stock,

@@ -118,7 +118,7 @@ def cosine_steps(keys):
 
 
 def energy_scores(maps, value, keys, prefix, patches):
-    """What each patch token adds to the high frequencies of the output, times how little another could say the same.
+    """What each patch token adds to the high frequencies of the output, as far as none of more energy says the same.
 
     Args:
         maps: (heads, N, N).
@@ -127,14 +127,18 @@ def energy_scores(maps, value, keys, prefix, patches):
     """
     heads, length, _ = maps.shape
     alike = cosine_steps(keys[prefix : prefix + patches])
-    scores = []
+    energies = []
     for k in range(patches):
         energy = 0.0
         for head in range(heads):
             mean = value[head, prefix : prefix + patches].sum(dim=0) / patches
             energy += float(maps[head, :, prefix + k].sum() / length * (value[head, prefix + k] - mean).norm()) / heads
-        nearest = max(step for other, step in enumerate(alike[k]) if other != k)
-        scores.append(energy * (1 - nearest / 2**16))
+        energies.append(energy)
+    order = sorted(range(patches), key=lambda k: (-energies[k], k))
+    scores = [0.0] * patches
+    for rank, k in enumerate(order):
+        nearest = max(alike[k][other] for other in order[:rank]) if rank else min(alike[k])
+        scores[k] = energies[k] * (1 - nearest / 2**16) ** 2
     return scores
 
 

@@ -84,8 +84,12 @@ def test_cosines_by_hand():
         [-full, -full, 0, full, -step],
         [step, step, step, -step, full],
     ]
-    nearest = [full, full, step, 0, step]
-    assert distinctness(similarity)[0].tolist() == [1 - each / full for each in nearest]
+    # The first in energy is compared with the one least like it, any other with those before it.
+    energies = torch.tensor([[5.0, 4, 3, 2, 1]])
+    nearest = [-full, full, 0, 0, step]
+    assert distinctness(similarity, energies)[0].tolist() == [1 - each / full for each in nearest]
+    nearest = [full, step, step, -step, -step]
+    assert distinctness(similarity, energies.flip(1))[0].tolist() == [1 - each / full for each in nearest]
 
 
 def test_a_key_that_is_no_number_is_like_nothing():
@@ -103,7 +107,8 @@ def test_equal_tokens_go_by_place(dtype):
     keys = torch.full((1, 400, 24), 0.3, dtype=torch.promote_types(dtype, torch.float32))
     similarity = key_similarity(keys)
     assert (similarity == COSINE_STEPS).all()
-    scores = torch.rand(1, 400) * distinctness(similarity)
+    energies = torch.rand(1, 400)
+    scores = energies * distinctness(similarity, energies)
     reduced, layout = fold_similar(hidden, scores, similarity, layout, 150)
     assert layout.positions.tolist() == [list(range(150))]
     assert token_sizes(layout)[0].tolist() == [0, 251, *[1] * 149]

@@ -70,7 +70,7 @@ def local_schedule(config: ReductionConfig) -> Schedule | None:
     The keep ratio, in hundredths and the same in all layers, is the highest that costs no more; None where there is
     none, or where the model has these windows already.
     """
-    schedule, fields = Schedule.of(config), preset_fields("local", config.patch_grid())
+    schedule, fields = Schedule.of(config), preset_fields("local", config.patch_grid(), config.num_hidden_layers)
     layers = len(schedule.reduction_layers)
     local = schedule._replace(dc_windows=(fields["dc_windows"],) * layers, size_exponent=fields["size_exponent"])
     if local == schedule:

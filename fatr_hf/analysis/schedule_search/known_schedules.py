@@ -46,7 +46,7 @@ def known_schedules(config: ReductionConfig) -> Mapping[str, Schedule]:
     """
     depth, default = config.num_hidden_layers, default_layers(config)
     gentle = tuple(range(FIRST_GENTLE_LAYER, depth - 1))
-    local = preset_fields("local", config.patch_grid())
+    local = preset_fields("local", config.patch_grid(), config.num_hidden_layers)
     schedules = {"paper": spread(default, 0.7, (2, 1))}
     for name, (layers, ratios, windows) in PAPER_SCHEDULES.items():
         places = tuple(scaled_layer(layer, depth) for layer in layers)
