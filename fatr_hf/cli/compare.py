@@ -1,5 +1,6 @@
 """`fatr-hf compare`: FATR beside the unreduced model and its rivals on the same images."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from ..analysis.compare import compare, comparison_table
 from ..analysis.curves import comparison_figure
 from ..analysis.figure_files import check_figure_file, save_figure
 from ..baselines.matched import RIVALS, matched_rivals
+from ..benchmark.frontier import frontier as compare_frontier
+from ..benchmark.frontier import frontier_table, plot_frontier
 from ..benchmark.machine import choose_device
 from ..hub.load import load_model, load_reduced
 from .common import (
@@ -40,6 +43,9 @@ others are compared with.
   fatr-hf compare google/vit-base-patch16-224 path/to/images --limit 256 --plot collapse.png --json comparison.json
   fatr-hf compare outputs/base path/to/images --preset local --rivals unreduced,tome
   fatr-hf compare outputs/base path/to/images --beside outputs/other-model
+  fatr-hf compare outputs/base path/to/images --frontier frontier.svg --budgets 0.8,0.65,0.5
+
+With --frontier FATR's presets and the rivals are compared at several budgets, by measured time too.
 """
 
 
@@ -55,6 +61,10 @@ def run(
     limit: Limit = None,
     device: Device = None,
     revision: Revision = None,
+    frontier: Annotated[Path | None, option("File for a picture of faithfulness over cost and measured time.")] = None,
+    budgets: Annotated[str, option("Shares of the unreduced model's cost. [0.8,0.65,0.5]")] = "0.8,0.65,0.5",
+    batch_sizes: Annotated[str, option("Of the timed passes. [1,8]")] = "1,8",
+    fuse: Annotated[bool, option("Time fused copies. [yes]")] = True,
     plot: Annotated[Path | None, option("File for a figure of the tokens' state by layer.")] = None,
     json: Annotated[Path | None, option("File for everything that was measured.")] = None,
 ) -> None:
@@ -64,6 +74,25 @@ def run(
         if plot is not None:
             check_figure_file(plot)
         where = choose_device(device)
+        if frontier is not None:
+            if reduction or rivals or beside or plot:
+                raise ValueError(
+                    "--frontier compares every method at several budgets: leave --rivals, --beside, --plot and the "
+                    "reduction's options out."
+                )
+            check_figure_file(frontier)
+            whole, processor = load_reduced(model, revision=revision, device=where)
+            points = compare_frontier(
+                whole,
+                watched("Comparing", load_pictures(whole, processor, images, limit, batch_size)),
+                budgets=separated("budgets", budgets, float),
+                batch_sizes=separated("batch sizes", batch_sizes, int),
+                fused=fuse,
+            )
+            plot_frontier(points, frontier)
+            write_json(json, {"model": model, "points": [asdict(each) for each in points]})
+            typer.echo(frontier_table(points), nl=False)
+            return
         reduced, processor = load_reduced(model, revision=revision, eager=True, device=where, **reduction)
         models = matched_rivals(reduced, None if rivals is None else separated("rivals", rivals, str))
         models = {name: each for name, each in models.items() if name == "unreduced"} | {"FATR": reduced} | models

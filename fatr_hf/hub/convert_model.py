@@ -29,8 +29,8 @@ def convert(
         model: a loaded model of one of the families (encoder, classifier, backbone, or a whole CLIP or SigLIP), whose
             weights the new model then shares; or a folder or Hub name, from which what was saved there is loaded; a
             checkpoint of timm's plain ViTs or DINOv2 too.
-        preset: a reduction by name (see ``preset_fields``). Where neither it nor a field of the reduction is given it is
-            ``faithful``, made for models that are not trained any more; fields alone change the paper's setting.
+        preset: a reduction by name (see ``preset_fields``). Where neither it nor a field of the reduction is given it
+            is ``faithful``, made for models that are not trained any more; fields alone change the paper's setting.
         revision: branch, tag or commit of a Hub name.
         reduction: fields of the reduction (see ``ReductionConfig``); they override the preset's.
 

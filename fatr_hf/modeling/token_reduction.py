@@ -19,7 +19,8 @@ from torch import Tensor
 from .token_plan import axis_windows, window_count
 
 COSINE_STEPS = 2**16
-"""Steps of a cosine from 0 to 1, a square number: finer than half precision tells keys apart, coarser than float32 rounds a cosine."""
+"""Steps of a cosine from 0 to 1: finer than half precision tells keys apart, coarser than float32 rounds a cosine. A
+square number."""
 
 
 class TokenLayout(NamedTuple):

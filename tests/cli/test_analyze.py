@@ -12,6 +12,7 @@ from fatr_hf import FATRViTForImageClassification
 from fatr_hf.analysis.analyze import Analysis, analyze
 from fatr_hf.analysis.compare import Comparison
 from fatr_hf.analysis.images import load_images, to_batch
+from fatr_hf.benchmark.frontier import LABELS
 
 
 @pytest.fixture
@@ -129,3 +130,18 @@ def test_refusals(refused, reduced_folder, images, words, message):
 
 def test_a_checkpoint_without_an_image_processor_is_refused(refused, fatr_folder, images):
     assert "has no image processor" in refused("analyze", fatr_folder, images)
+
+
+def test_the_frontier_is_drawn_printed_and_written(invoke, stock_folder, images, tmp_path):
+    outputs = ["--frontier", tmp_path / "frontier.svg", "--json", tmp_path / "frontier.json"]
+    result = invoke("compare", stock_folder, images, "--budgets", "0.7", "--batch-sizes", "1", *outputs)
+    assert result.exit_code == 0, result.stderr
+    assert "| 0.7 | FATR, faithful |" in result.stdout
+    points = json.loads((tmp_path / "frontier.json").read_text())["points"]
+    assert {each["method"] for each in points} == set(LABELS)
+    assert (tmp_path / "frontier.svg").stat().st_size > 1000
+
+
+def test_the_frontier_refuses_what_it_does_not_look_at(refused, stock_folder, images, tmp_path):
+    words = refused("compare", stock_folder, images, "--frontier", tmp_path / "frontier.svg", "--keep-ratio", "0.5")
+    assert "leave --rivals, --beside, --plot and the reduction's options out" in words

@@ -1,0 +1,242 @@
+"""How close reduced models stay to the unreduced one, against what they cost: FATR and its rivals at several budgets.
+
+Every method is a plan on one copy of the model, so all have the same weights, the same attention and the same fusing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..analysis.curves import COLOURS, MARKERS
+from ..analysis.figure_files import check_figure_file, save_figure
+from ..analysis.model_inputs import check_finite, is_classifier, model_batches
+from ..analysis.outputs import faithfulness
+from ..baselines.arguments import check_fatr, is_number, several
+from ..baselines.macs import plan_macs
+from ..baselines.matched import matched_merges, matched_method, matched_ratio
+from ..baselines.methods import Method
+from ..baselines.pitome import PiToMe
+from ..baselines.prune_merge import PruneMerge
+from ..baselines.rival import unreduced_copy
+from ..baselines.tome import ToMe
+from ..modeling.budget import highest_within, is_admissible, schedule_macs, with_keep_ratio
+from ..modeling.reduction_config import ReductionConfig
+from ..modeling.reduction_model import ReductionModel
+from ..modeling.token_plan import LayerPlan
+from ..modeling.token_reduction import restore_tokens
+from .timing import time_in_turn
+
+LABELS = {
+    "faithful": "FATR, faithful",
+    "paper": "FATR, as published",
+    "tome": "ToMe",
+    "pitome": "PiToMe",
+    "prune_merge": "prune, then merge",
+    "evit": "EViT",
+    "random": "random",
+}
+"""What can be compared, in the order of tables, and what pictures call it."""
+
+BUDGETS = (0.8, 0.65, 0.5)
+"""Shares of the unreduced model's multiply-accumulates."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method at one budget."""
+
+    method: str
+    budget: float
+    macs: float
+    """Share of the unreduced model's multiply-accumulates."""
+    times: dict[int, float]
+    """By batch size: share of the unreduced model's time, both measured in turn."""
+    answers: dict[str, float]
+    """Means over the images: of a classifier ``agreement``, the share of predictions that stay; ``cosine`` of the
+    output, and of the ``patches``, each restored from the token that stands for it."""
+
+
+def frontier(
+    model: ReductionModel,
+    data: Any,
+    methods: Sequence[str] | None = None,
+    budgets: Sequence[float] = BUDGETS,
+    batch_sizes: Sequence[int] = (1, 8),
+    fused: bool = True,
+    rounds: int = 7,
+) -> list[Point]:
+    """Runs the methods over the same images at the same budgets, and times them in turn.
+
+    Args:
+        model: a FATR encoder or classifier; its own reduction is not looked at.
+        data: see ``analysis.images.batches``.
+        methods: of ``LABELS``; by default all that the model allows.
+        budgets: shares of the unreduced model's multiply-accumulates, in (0, 1).
+        batch_sizes: of the timed passes.
+        fused: whether a fused copy is timed.
+        rounds: timed passes of each method and batch size.
+
+    Raises:
+        ValueError: unknown methods, budgets out of range or that a method cannot meet, or no images.
+    """
+    check_fatr(model, "compared")
+    twin = unreduced_copy(model)
+    names = default_methods(twin.config) if methods is None else several("methods", methods)
+    for name in names:
+        if name not in LABELS:
+            raise ValueError(f"methods={list(names)}: {name!r} must be one of {', '.join(LABELS)}.")
+    for budget in budgets:
+        if not is_number(budget) or not 0 < budget < 1:
+            raise ValueError(f"budgets={list(budgets)} must lie between 0 and 1; {budget!r} does not.")
+    whole = schedule_macs(twin.config)
+    plans = {(name, budget): plan_within(twin, name, budget * whole) for name in names for budget in budgets}
+    answers, pixel_values = judge_plans(twin, data, plans)
+    runner = twin.fuse() if fused else twin
+    times: dict[int, dict[Any, float]] = {
+        size: relative_times(runner, pixel_values[:1].repeat(size, 1, 1, 1), plans, rounds) for size in batch_sizes
+    }
+    return [
+        Point(
+            name,
+            budget,
+            plan_macs(twin, plan) / whole,
+            {size: each[name, budget] for size, each in times.items()},
+            answers[name, budget],
+        )
+        for (name, budget), plan in plans.items()
+    ]
+
+
+def default_methods(config: ReductionConfig) -> tuple[str, ...]:
+    """The methods that there are of a model with this configuration: some need CLS."""
+    return tuple(name for name in LABELS if config.num_prefix_tokens or name not in ("evit", "prune_merge"))
+
+
+def plan_within(twin: ReductionModel, name: str, macs: float) -> list[LayerPlan]:
+    """The plan of a method whose multiply-accumulates are closest to a number of them, or of FATR's just within it.
+
+    Raises:
+        ValueError: a budget that the method cannot meet.
+    """
+    if name in ("faithful", "paper"):
+        return preset_within(twin.config, name, macs).plan()
+    method: Method
+    if name == "tome":
+        method = ToMe(merges_per_layer=matched_merges(twin, int(macs)))
+    elif name in ("pitome", "prune_merge"):
+        method = matched_ratio(twin, PiToMe if name == "pitome" else PruneMerge, int(macs))
+    elif name == "random":
+        return [step._replace(selection="random") for step in preset_within(twin.config, "paper", macs).plan()]
+    else:
+        method = matched_method(twin, name, preset_within(twin.config, "paper", macs))
+    return method.plan(twin.config)
+
+
+def preset_within(config: ReductionConfig, preset: str, macs: float) -> ReductionConfig:
+    """A preset with the highest keep ratio, in thousandths, whose multiply-accumulates are within a budget."""
+    own = {"reweight_attention": False, "dc_position_embeddings": False}
+    chosen = type(config).from_dict(config.to_dict(), preset=preset, **own)
+    ratios = [ratio for ratio in (number / 1000 for number in range(200, 1000)) if is_admissible(chosen, ratio)]
+    costs = [("macs", macs, lambda ratio: schedule_macs(with_keep_ratio(chosen, ratio)))]
+    return with_keep_ratio(chosen, highest_within(ratios, costs))
+
+
+@torch.no_grad()
+def judge_plans(
+    twin: ReductionModel, data: Any, plans: Mapping[Any, Sequence[LayerPlan]]
+) -> tuple[dict[Any, dict[str, float]], Tensor]:
+    """The answers of every plan as in ``Point``, and the first batch of pixel values."""
+    found: dict[Any, dict[str, list[float]]] = {key: {} for key in plans}
+    first = None
+    for batch in model_batches(twin, data, 32):
+        pixel_values = batch.pixel_values.to(twin.device, twin.dtype)
+        first = pixel_values if first is None else first
+        expected, grid = outputs_of(twin, pixel_values, twin.config.plan(pixel_values.shape[-2:], reduce=False))
+        check_finite(twin, expected)
+        for key, plan in plans.items():
+            output, restored = outputs_of(twin, pixel_values, plan)
+            values = dict(faithfulness(output, expected, is_classifier(twin)))
+            values = {question: values[question] for question in ("agreement", "cosine") if question in values}
+            values["patches"] = torch.cosine_similarity(restored, grid, dim=2).mean(dim=1)
+            for question, each in values.items():
+                found[key].setdefault(question, []).extend(each.tolist())
+    assert first is not None
+    return {key: {question: fmean(each) for question, each in values.items()} for key, values in found.items()}, first
+
+
+def outputs_of(twin: Any, pixel_values: Tensor, plan: Sequence[LayerPlan]) -> tuple[Tensor, Tensor]:
+    """Logits or pooled output (batch, features), and the restored patches (batch, patches, hidden); float32 or more."""
+    outputs = twin.base_model(pixel_values, plan=plan, output_token_sources=True, output_token_sizes=True)
+    sequence = outputs.last_hidden_state
+    restored = sequence[:, twin.config.num_prefix_tokens :]
+    if outputs.token_sources:
+        restored = restore_tokens(sequence, outputs.token_sources[-1])
+    if is_classifier(twin):
+        output = twin.classify(outputs)
+    else:
+        output = sequence[:, 0] if outputs.pooler_output is None else outputs.pooler_output
+    return output.float(), restored.float()
+
+
+def relative_times(
+    runner: ReductionModel, pixel_values: Tensor, plans: Mapping[Any, Sequence[LayerPlan]], rounds: int
+) -> dict[Any, float]:
+    """The median time of each plan over that of the unreduced model, measured in turn."""
+    unreduced = runner.config.plan(pixel_values.shape[-2:], reduce=False)
+    tasks = {str(key): partial(runner, pixel_values, plan=plan) for key, plan in plans.items()}
+    tasks[""] = partial(runner, pixel_values, plan=unreduced)
+    with torch.inference_mode():
+        timings = time_in_turn(tasks, pixel_values.device, rounds)
+    return {key: timings[str(key)].median / timings[""].median for key in plans}
+
+
+def frontier_table(points: Sequence[Point]) -> str:
+    """A Markdown table, by budget, the most faithful first."""
+    question = leading_question(points)
+    sizes = list(points[0].times)
+    heads = ["budget", "method", "multiply-accumulates", *(f"time, batch {size}" for size in sizes), *points[0].answers]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for point in sorted(points, key=lambda each: (-each.budget, -each.answers[question])):
+        cells = [f"{point.budget:g}", LABELS[point.method], f"{point.macs:.3f}"]
+        cells += [f"{point.times[size]:.2f}" for size in sizes]
+        cells += [f"{value:.4f}" for value in point.answers.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def leading_question(points: Sequence[Point]) -> str:
+    """What methods are ordered by: the agreement of classifiers, the cosine of encoders."""
+    return "agreement" if "agreement" in points[0].answers else "cosine"
+
+
+def plot_frontier(points: Sequence[Point], path: Path) -> None:
+    """Draws how close each method stays to the unreduced model, over its multiply-accumulates and its measured times.
+
+    Raises:
+        ValueError, ImportError: see ``check_figure_file``.
+    """
+    check_figure_file(path)
+    from matplotlib.figure import Figure
+
+    question, sizes = leading_question(points), list(points[0].times)
+    figure = Figure(figsize=(4.6 * (1 + len(sizes)), 4.2), layout="constrained")
+    panels = figure.subplots(1, 1 + len(sizes), sharey=True, squeeze=False)[0]
+    for panel, size in zip(panels, [None, *sizes], strict=True):
+        for place, name in enumerate(LABELS):
+            members = sorted((each for each in points if each.method == name), key=lambda each: each.budget)
+            costs = [each.macs if size is None else each.times[size] for each in members]
+            values = [100 * each.answers[question] for each in members]
+            if members:
+                panel.plot(costs, values, label=LABELS[name], color=COLOURS[place], marker=MARKERS[place])
+        panel.set_xlabel("multiply-accumulates" if size is None else f"time, batch {size}")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("predictions that stay, %" if question == "agreement" else "cosine of the output, %")
+    panels[0].legend(fontsize="small")
+    figure.suptitle("Shares of the unreduced model's", fontsize="medium")
+    save_figure(figure, path)
