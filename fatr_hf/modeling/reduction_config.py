@@ -64,9 +64,9 @@ def preset_fields(preset: str, grid: tuple[int, int], depth: int) -> dict[str, A
 
     ``paper``: the paper's setting, which is a configuration's default; for a model that is fine-tuned.
 
-    ``faithful``: the outputs stay closest to the unreduced model's, without training, at 0.65 of the cost. In layers at
-    a third, half and two thirds of the depth the tokens of most distinct energy are kept, and each other one joins the
-    kept one most like it.
+    ``faithful``: the outputs stay closest to the unreduced model's, without training, at 0.65 of the cost. In four
+    layers from a third of the depth on the tokens of most distinct energy are kept, and each other one joins the kept
+    one most like it.
 
     ``local``: half of the patches are kept, and windows of about 2 x 2 patches hold the others near where they were;
     these DC tokens draw attention by the square root of the patches they stand for. docs/results.md says where it is
@@ -82,8 +82,8 @@ def preset_fields(preset: str, grid: tuple[int, int], depth: int) -> dict[str, A
     if preset == "local":
         fields |= {"keep_ratio": 0.5, "dc_windows": max(1, min(grid) // 2), "size_exponent": 0.5}
     if preset == "faithful":
-        layers = sorted({depth // 3, depth // 2, 2 * depth // 3})
-        fields |= {"reduction_layers": layers, "keep_ratio": 0.69, "fold": "similar"}
+        layers = sorted({depth * twelfths // 12 for twelfths in (4, 5, 6, 7)})
+        fields |= {"reduction_layers": layers, "keep_ratio": 0.77, "fold": "similar"}
         fields |= {"selection": "high_frequency_energy"}
     return fields
 

@@ -394,6 +394,51 @@ def test_reweighted_values_are_the_reweighted_map(logits, omega1, omega2):
     assert_equal(difference, omega1 * missing * values.mean(dim=2, keepdim=True), SIZES.sqrt())
 
 
+# Folding into a like token
+
+
+def folded_outputs(keys, values, sizes):
+    """Outputs of queries over tokens, before and after the first two are folded, and the bound on their difference."""
+    query = random_tensor(200, keys.shape[1], seed=4)
+
+    def attend(keys, values, sizes):
+        weights = (query @ keys.T).exp() * sizes
+        return weights / weights.sum(dim=1, keepdim=True), values
+
+    shares = sizes[:2] / sizes[:2].sum()
+    new_keys = torch.cat([(shares @ keys[:2])[None], keys[2:]])
+    new_values = torch.cat([(shares @ values[:2])[None], values[2:]])
+    new_sizes = torch.cat([sizes[:2].sum()[None], sizes[2:]])
+    attention, _ = attend(keys, values, sizes)
+    before = attention @ values
+    weights, _ = attend(new_keys, new_values, new_sizes)
+    rest, _ = attend(keys[2:], values[2:], sizes[2:])
+    apart = (query @ (keys[0] - keys[1])).abs()
+    unlike = (new_values[0] - rest @ values[2:]).norm(dim=1)
+    bound = attention[:, :2].sum(dim=1) * (apart / 4 * (values[0] - values[1]).norm() + apart**2 / 8 * unlike)
+    return before, weights @ new_values, bound
+
+
+@pytest.mark.parametrize("distance", [1e-3, 0.3, 3.0], ids="distance{}".format)
+@pytest.mark.parametrize("sizes", [(1.0, 1.0), (1.0, 40.0), (7.0, 2.0)], ids=str)
+def test_folding_into_a_like_token_is_bounded(distance, sizes):
+    keys, values = random_tensor(12, 6, seed=1), random_tensor(12, 6, seed=2)
+    keys[1] = keys[0] + distance * random_tensor(6, seed=3)
+    counts = torch.cat([torch.tensor(sizes), torch.ones(10)]).double()
+    before, after, bound = folded_outputs(keys, values, counts)
+    error = (before - after).norm(dim=1)
+    assert (error <= bound * (1 + 1e-9) + 1e-14).all()
+    assert error.max() > 1e-9  # the bound has something to hold
+
+
+def test_folding_equal_keys_changes_no_output():
+    keys, values = random_tensor(12, 6, seed=1), random_tensor(12, 6, seed=2)
+    keys[1] = keys[0]
+    before, after, bound = folded_outputs(keys, values, torch.arange(1, 13).double())
+    assert bound.max() == 0
+    torch.testing.assert_close(after, before, rtol=1e-13, atol=1e-13)
+
+
 # The functions' own behaviour
 
 

@@ -42,7 +42,7 @@ def test_preset_gives_way_to_other_options(invoke, stock_folder, tmp_path):
         (["--keep-ratio", "3"], "keep_ratio=3.0 must lie in (0, 1]"),
         (["--keep-ratio", "half"], "'half' is no list of keep ratios"),
         (["--reduction-layers", "9"], "reduction_layers=[9] must be strictly increasing integers from 0 to 3"),
-        (["--preset", "global"], "preset='global' must be one of local"),
+        (["--preset", "global"], "preset='global' must be one of paper, local, faithful"),
         (["--selection", "abacus"], "selection='abacus' must be one of"),
         (["--json", "no/such/folder/summary.json"], "there is no folder"),
     ],

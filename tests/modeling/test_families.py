@@ -33,7 +33,7 @@ encoders = pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
 def converted(name, builders=ENCODERS, **reduction):
     """A FATR model whose own parameters are not zero."""
-    model = fatr_hf.convert(built(builders[name]), **reduction)
+    model = fatr_hf.convert(built(builders[name]), **(reduction or {"preset": "paper"}))
     generator = torch.Generator().manual_seed(2)
     for key, parameter in model.named_parameters():
         if "omega" in key or "dc_position" in key:

@@ -7,6 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from reference import number, plan
 
 from fatr_hf import FATRViTConfig
+from fatr_hf.modeling import schedule_macs
 from fatr_hf.modeling.token_plan import kept_patches, per_layer, plan_layers
 
 GRIDS = {"14x14": (14, 14), "24x24": (24, 24), "3x5": (3, 5), "7x4": (7, 4), "10x10": (10, 10), "4x6x7": (4, 6, 7)}
@@ -256,6 +257,22 @@ def test_local_preset_keeps_half_and_pools_windows_of_2_x_2_patches():
     assert [tokens.tokens_out for tokens in config.plan()][2::3] == [197, 148, 99, 74]
     other = FATRViTConfig.from_preset("local", image_size=(32, 48), patch_size=8, num_hidden_layers=4, keep_ratio=0.6)
     assert (other.keep_ratio, other.dc_windows) == (0.6, 2)
+
+
+def test_faithful_reduces_four_layers_from_a_third_on():
+    config = FATRViTConfig.from_preset("faithful")
+    assert (config.reduction_layers, config.keep_ratio) == ([4, 5, 6, 7], 0.77)
+    assert (config.fold, config.selection) == ("similar", "high_frequency_energy")
+    assert (config.dc_windows, config.size_exponent) == (0, 1.0)
+    assert FATRViTConfig.from_preset("faithful", num_hidden_layers=24).reduction_layers == [8, 10, 12, 14]
+    assert FATRViTConfig.from_preset("faithful", num_hidden_layers=2).reduction_layers == [0, 1]
+    unreduced = schedule_macs(FATRViTConfig(reduction_layers=[], keep_ratio=1.0, dc_windows=[]))
+    assert 0.64 < schedule_macs(config) / unreduced < 0.66
+
+
+def test_paper_is_the_default():
+    default, paper = FATRViTConfig().to_dict(), FATRViTConfig.from_preset("paper").to_dict()
+    assert paper == default
 
 
 def test_presets_apply_to_what_is_loaded(tmp_path, tiny):
