@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..analysis.curves import COLOURS, MARKERS
 from ..analysis.figure_files import check_figure_file, save_figure
+from ..analysis.measures import widened
 from ..analysis.model_inputs import check_finite, is_classifier, model_batches
 from ..analysis.outputs import faithfulness
 from ..baselines.arguments import check_fatr, is_number, several
@@ -62,7 +63,8 @@ class Point:
     """By batch size: share of the unreduced model's time, both measured in turn."""
     answers: dict[str, float]
     """Means over the images: of a classifier ``agreement``, the share of predictions that stay; ``cosine`` of the
-    output, and of the ``patches``, each restored from the token that stands for it."""
+    pooled output, or of the first token where there is none; ``patches``, the cosine of every patch, restored from the
+    token that stands for it."""
 
 
 def frontier(
@@ -167,31 +169,42 @@ def judge_plans(
     for batch in model_batches(twin, data, 32):
         pixel_values = batch.pixel_values.to(twin.device, twin.dtype)
         first = pixel_values if first is None else first
-        expected, grid = outputs_of(twin, pixel_values, twin.config.plan(pixel_values.shape[-2:], reduce=False))
-        check_finite(twin, expected)
+        expected = outputs_of(twin, pixel_values, twin.config.plan(pixel_values.shape[-2:], reduce=False))
+        check_finite(twin, expected.pooled)
         for key, plan in plans.items():
-            output, restored = outputs_of(twin, pixel_values, plan)
-            values = dict(faithfulness(output, expected, is_classifier(twin)))
-            values = {question: values[question] for question in ("agreement", "cosine") if question in values}
-            values["patches"] = torch.cosine_similarity(restored, grid, dim=2).mean(dim=1)
+            found_outputs = outputs_of(twin, pixel_values, plan)
+            values = {}
+            if found_outputs.logits is not None and expected.logits is not None:
+                values["agreement"] = faithfulness(found_outputs.logits, expected.logits, classifies=True)["agreement"]
+            values["cosine"] = torch.cosine_similarity(found_outputs.pooled, expected.pooled, dim=1)
+            values["patches"] = torch.cosine_similarity(found_outputs.patches, expected.patches, dim=2).mean(dim=1)
             for question, each in values.items():
                 found[key].setdefault(question, []).extend(each.tolist())
     assert first is not None
     return {key: {question: fmean(each) for question, each in values.items()} for key, values in found.items()}, first
 
 
-def outputs_of(twin: Any, pixel_values: Tensor, plan: Sequence[LayerPlan]) -> tuple[Tensor, Tensor]:
-    """Logits or pooled output (batch, features), and the restored patches (batch, patches, hidden); float32 or more."""
+class Outputs(NamedTuple):
+    """What a model says of a batch, in float32 or better."""
+
+    logits: Tensor | None
+    """(batch, classes); None of an encoder."""
+    pooled: Tensor
+    """(batch, hidden)."""
+    patches: Tensor
+    """(batch, patches, hidden), restored."""
+
+
+def outputs_of(twin: Any, pixel_values: Tensor, plan: Sequence[LayerPlan]) -> Outputs:
+    """The outputs by a plan."""
     outputs = twin.base_model(pixel_values, plan=plan, output_token_sources=True, output_token_sizes=True)
-    sequence = outputs.last_hidden_state
-    restored = sequence[:, twin.config.num_prefix_tokens :]
+    sequence, pooled = outputs.last_hidden_state, outputs.pooler_output
+    patches = sequence[:, twin.config.num_prefix_tokens :]
     if outputs.token_sources:
-        restored = restore_tokens(sequence, outputs.token_sources[-1])
-    if is_classifier(twin):
-        output = twin.classify(outputs)
-    else:
-        output = sequence[:, 0] if outputs.pooler_output is None else outputs.pooler_output
-    return output.float(), restored.float()
+        patches = restore_tokens(sequence, outputs.token_sources[-1])
+    logits = twin.classify(outputs) if is_classifier(twin) else None
+    pooled = sequence[:, 0] if pooled is None else pooled
+    return Outputs(None if logits is None else widened(logits), widened(pooled), widened(patches))
 
 
 def relative_times(
@@ -246,7 +259,7 @@ def plot_frontier(points: Sequence[Point], path: Path) -> None:
                 panel.plot(costs, values, label=LABELS[name], color=COLOURS[place], marker=MARKERS[place])
         panel.set_xlabel("multiply-accumulates" if size is None else f"time, batch {size}")
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("predictions that stay, %" if question == "agreement" else "cosine of the output, %")
+    panels[0].set_ylabel("predictions that stay, %" if question == "agreement" else "cosine of the pooled output, %")
     panels[0].legend(fontsize="small")
     figure.suptitle("Shares of the unreduced model's", fontsize="medium")
     save_figure(figure, path)

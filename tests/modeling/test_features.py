@@ -13,6 +13,7 @@ from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel, 
 REDUCTIONS = [
     pytest.param({}, id="defaults"),
     pytest.param({"size_exponent": 0.5}, id="dc-size"),
+    pytest.param({"selection": "high_frequency_energy", "fold": "similar", "keep_ratio": 0.8}, id="similar"),
     pytest.param({"selection": "dc_similarity"}, id="dc-similarity"),
     pytest.param({"selection": "random", "dc_windows": [4, 2]}, id="random-nested-windows"),
 ]
@@ -52,7 +53,7 @@ def test_onnx_with_dynamic_batch(make_shallow, pixel_values, other_pixel_values,
     assert_rounded_alike(torch.from_numpy(logits), model(other_pixel_values).logits)
 
 
-@pytest.mark.parametrize("fields", REDUCTIONS[:2])
+@pytest.mark.parametrize("fields", REDUCTIONS[:3])
 def test_compile_whole_and_again_after_a_change(make_shallow, pixel_values, fields):
     torch._dynamo.reset()
     model = make_shallow(**fields).double()
@@ -75,7 +76,7 @@ def test_compile_backward(make_shallow, pixel_values):
 
 
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
-@pytest.mark.parametrize("fields", REDUCTIONS[:2])
+@pytest.mark.parametrize("fields", REDUCTIONS[:3])
 def test_gradient_checkpointing_gives_the_same_gradients(make_fatr, pixel_values, reentrant, fields):
     model = make_fatr(**fields).double().train()
     labels = torch.tensor([0, 1, 2])
