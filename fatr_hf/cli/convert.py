@@ -22,9 +22,9 @@ from .reduction import FIELDS, Reduction, takes_reduction
 HELP = """
 Writes a checkpoint as FATR, without training it.
 
-MODEL is a folder or a Hub name; the families of README convert. Without options of the reduction the preset is faithful,
-for models that are not trained any more. OUTPUT becomes a folder with model, code, image
-processor and card, which transformers alone loads: from_pretrained(OUTPUT, trust_remote_code=True).
+MODEL is a folder or a Hub name; the families of README convert. Without options of the reduction the preset is
+faithful, for models that are not trained any more. OUTPUT becomes a folder with model, code, image processor and card,
+which transformers alone loads: from_pretrained(OUTPUT, trust_remote_code=True).
 
 \b
   fatr-hf convert google/vit-base-patch16-224 outputs/vit-fatr
