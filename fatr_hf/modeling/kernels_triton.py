@@ -114,9 +114,6 @@ def column_sums_kernel(
     column_sums = tl.zeros((QUERIES // 16, 8, KEYS), tl.float32)
     for head in range(first_head, min(first_head + split_heads, heads)):
         key_tile = _load_tokens(key, image, head, first_key, tokens, key_strides, DIMS, KEYS)
-        if column_weights is not None:
-            weight_places = column_weights + (image * heads + head) * tokens + columns
-            head_weights = tl.load(weight_places, mask=columns < tokens, other=0.0).to(tl.float32)
         for first in range(first_query, min(first_query + split_queries, tokens), QUERIES):
             query_tile = _load_tokens(query, image, head, first, tokens, query_strides, DIMS, QUERIES)
             places = first + tl.arange(0, QUERIES)
@@ -136,7 +133,10 @@ def column_sums_kernel(
                     exponentials *= tl.load(row_weights + offset_places, mask=places < tokens, other=0.0)[:, None]
             # Rows i and i + 8 of every 16 are in one thread of a tensor core's result: nothing is exchanged here.
             pair_sums = tl.sum(tl.reshape(exponentials, (QUERIES // 16, 2, 8, KEYS)), axis=1)
-            column_sums += pair_sums if column_weights is None else pair_sums * head_weights[None, None, :]
+            if column_weights is not None:
+                weight_places = column_weights + (image * heads + head) * tokens + columns
+                pair_sums *= tl.load(weight_places, mask=columns < tokens, other=0.0).to(tl.float32)[None, None, :]
+            column_sums += pair_sums
     totals = tl.sum(tl.reshape(column_sums, (QUERIES // 2, KEYS)), axis=0) * weight
     tl.store(sums + image_split * tokens + columns, totals, mask=columns < tokens)
 
@@ -380,10 +380,12 @@ def column_means(
     dims, keys = (head_dim, max(16, _next_power_of_2(head_dim)), unit), max(16, _next_power_of_2(tokens))
     one_pass = tokens <= 256 and keys * dims[1] * query.element_size() <= KEY_TILE_BYTES
     # Products in float32 know no tensor cores: with larger tiles their operands would not fit in registers.
+    # The weights of the columns take registers of their own.
+    half_queries = 64 if column_weights is None else 32
     if one_pass:
-        queries, warps = 64 if half else 16, 8 if keys * query.element_size() >= 512 else 4
+        queries, warps = half_queries if half else 16, 8 if keys * query.element_size() >= 512 else 4
     else:
-        queries, keys, warps = (64, 128, 4) if half else (32, 64, 8)
+        queries, keys, warps = (half_queries, 128, 4) if half else (32, 64, 8)
     options = {"num_warps": warps, "num_stages": 3 if half and dims[1] <= 64 else 2}
     options |= REGISTER_LIMIT if half else {}
     query_blocks, key_blocks = ceil(tokens / queries), ceil(tokens / keys)

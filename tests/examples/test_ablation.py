@@ -129,7 +129,7 @@ def test_a_whole_run_writes_tables_points_and_figures(module, monkeypatch, capsy
     assert {sweep for sweep, _, _ in points} == {"layers", "windows", "selection"}
     assert ("layers", "1, 2, 3", "0.5") in points
     assert ("layers", "1, 2, 3", "0.1") not in points  # the third would not shorten anything
-    assert len([key for key in points if key[0] == "selection"]) == 5 * 2
+    assert len([key for key in points if key[0] == "selection"]) == 6 * 2
     assert "ω is not swept" in (folder / "run" / "results.md").read_text()
 
 

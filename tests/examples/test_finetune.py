@@ -233,7 +233,7 @@ def test_checkpoint_and_image_folder_from_a_file_of_arguments(finished_run, tmp_
         ({"augmentation": "heavy"}, "augmentation='heavy' must be one of none, light"),
         ({"preset": "imagenet"}, "--preset imagenet must be one of deit, digits, fashion_mnist, light"),
         ({"mixup_alpha": -1}, "mixup_alpha=-1.0 of the augmentation must be a finite number that is not negative"),
-        ({"reduction_preset": "global"}, "preset='global' must be one of local"),
+        ({"reduction_preset": "global"}, "preset='global' must be one of paper, local, faithful"),
         ({"teacher": "ema"}, "--teacher ema is the average of the weights: it needs --ema_decay"),
         ({"ema_decay": 1.5}, "ema_decay=1.5 must be at least 0 and below 1"),
         ({"elastic": "0.5"}, "--elastic [0.5] must be two keep ratios"),

@@ -84,6 +84,29 @@ def test_column_means(shape, dtype, way):
     assert_as_good_as_plain(way(query, key, scaling), query, key, scaling)
 
 
+@shapes
+@dtypes
+@pytest.mark.parametrize("way", ["naive", "blocked", "log-sum-exp", "operator"])
+def test_weighted_column_means(shape, dtype, way):
+    query, key, _ = draw(shape, dtype)
+    scaling = shape[3] ** -0.5
+    weights = torch.rand(shape[:3], dtype=torch.promote_types(dtype, torch.float32))
+    log_sum_exp = (query.double() @ key.double().transpose(2, 3) * scaling).logsumexp(dim=3).to(weights.dtype)
+    actual = {
+        "naive": lambda: naive_column_means(query, key, scaling, weights),
+        "blocked": lambda: blocked_column_means(query, key, scaling, weights=weights),
+        "log-sum-exp": lambda: blocked_column_means(query, key, scaling, log_sum_exp, weights),
+        "operator": lambda: column_means(query, key, scaling, weights=weights, fused=False),
+    }[way]()
+    maps = (query.double() @ key.double().transpose(2, 3) * scaling).softmax(dim=3)
+    exact = (maps.mean(dim=2) * weights.double()).mean(dim=1)
+    rounded = (query @ key.transpose(2, 3) * scaling).softmax(dim=3, dtype=weights.dtype)
+    plain = (rounded.mean(dim=2) * weights).mean(dim=1)
+    assert (actual.dtype, actual.shape) == (plain.dtype, plain.shape)
+    floor = 8 * torch.finfo(actual.dtype).eps * exact.max()
+    assert (actual.double() - exact).abs().max() <= 2 * (plain.double() - exact).abs().max() + floor
+
+
 @ways
 @dtypes
 @pytest.mark.parametrize("largest", [1e2, 1e4], ids="logits{:.0f}".format)

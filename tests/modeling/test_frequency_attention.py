@@ -16,7 +16,7 @@ from fatr_hf.modeling.frequency_attention import (
     selection_scores,
 )
 from fatr_hf.modeling.reduction_config import SELECTIONS
-from fatr_hf.modeling.token_reduction import TokenLayout
+from fatr_hf.modeling.token_reduction import TokenLayout, distinctness, key_similarity
 
 CPU = torch.device("cpu")
 # Accuracy of a result that is computed in float32 whatever the input.
@@ -140,13 +140,18 @@ def test_attention_scores_are_exact_whatever_computes_the_attention(generator, f
     value = torch.randn(2, 3, 17, 8, generator=generator).to(dtype)
     arguments = (function, torch.nn.Identity(), query.requires_grad_(), key, value, 0.5)
     maps = explicit_maps(query.detach(), key, 0.5)
+    column_weights = torch.rand(2, 3, 17, generator=generator, dtype=torch.promote_types(dtype, torch.float32))
     for selection in SELECTIONS:
         torch.manual_seed(0)
-        result = attend(*arguments, selection=selection, dropout=dropout)
+        weights = column_weights if selection == "high_frequency_energy" else None
+        result = attend(*arguments, selection=selection, column_weights=weights, dropout=dropout)
         torch.manual_seed(0)
         assert torch.equal(result.output, function(None, *arguments[2:5], None, dropout, 0.5)[0])
         if selection in ("high_frequency", "low_frequency"):
             assert_scores(result.scores, maps.mean(dim=(1, 2)).tolist(), dtype)
+        elif selection == "high_frequency_energy":
+            weighted = (maps.mean(dim=2) * column_weights).mean(dim=1)
+            assert_scores(result.scores, weighted.tolist(), dtype)
         elif selection == "cls_attention":
             assert_scores(result.scores, maps[:, :, 0].mean(dim=1).tolist(), dtype)
         else:
@@ -315,13 +320,16 @@ def test_selection_scores(generator, selection):
     layout = TokenLayout((3, 4), 2, (2, 2), positions, torch.tensor([[3, 1, 2, 1], [4, 0, 2, 1]]))
     attention_scores = torch.rand(2, 11, generator=generator)
     hidden = torch.randn(2, 11, 6, generator=generator, dtype=torch.float64)
-    scores = selection_scores(selection, attention_scores, hidden, layout, layer=3)
+    similarity = key_similarity(torch.randn(2, 5, 3, generator=generator, dtype=torch.float64))
+    scores = selection_scores(selection, attention_scores, hidden, layout, 3, similarity)
+    distinct = distinctness(similarity, attention_scores[:, 2:7])
     maps = torch.zeros(1, 11, 11)
     random = fixed_random_scores(12, 3, CPU)
     for image in range(2):
         attended = attention_scores[image, 2:7]
         expected = {
             "high_frequency": attended,
+            "high_frequency_energy": attended * distinct[image] ** 2,
             "low_frequency": -attended,
             "cls_attention": attended,
             "dc_similarity": reference.selection_scores("dc_similarity", maps, hidden[image])[2:7],

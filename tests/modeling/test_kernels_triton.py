@@ -102,6 +102,23 @@ def test_column_means_are_exact(shape, dtype):
 
 
 @runs_kernels
+@pytest.mark.parametrize("shape", [(2, 3, 65, 32), (1, 2, 197, 64), (2, 2, 260, 16), (1, 1, 1025, 32)], ids=name)
+@pytest.mark.parametrize("given", [False, True], ids=["alone", "log-sum-exp"])
+@pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
+def test_weighted_column_means_are_exact(shape, given, strided):
+    query, key = heads_of_a_projection(*shape, torch.bfloat16), heads_of_a_projection(*shape, torch.bfloat16)
+    weights = torch.rand(*shape[:3], 1 + strided).to(DEVICE)[..., 0]
+    maps = {
+        dtype: (query.to(dtype) @ key.to(dtype).transpose(2, 3) * 0.2).softmax(dim=3)
+        for dtype in (torch.float64, torch.float32)
+    }
+    exact, plain = ((each.mean(dim=2) * weights.to(each.dtype)).mean(dim=1) for each in maps.values())
+    log_sum_exp = (query.double() @ key.double().transpose(2, 3) * 0.2).logsumexp(dim=3).float() if given else None
+    actual = kernels_triton.column_means(query, key, 0.2, log_sum_exp, weights)
+    assert error(actual, exact) <= 2 * error(plain, exact) + (1e-6 if given else 1e-7)
+
+
+@runs_kernels
 @pytest.mark.parametrize("shape", [(2, 2, 65, 32), (1, 1, 300, 64)], ids=name)
 @pytest.mark.parametrize("padded", [False, True], ids=["dense", "padded"])
 def test_column_means_take_a_log_sum_exp(shape, padded):
@@ -423,7 +440,8 @@ spec.loader.exec_module(kernels_triton)
 
 def column_means(dtype, batch, heads, tokens, head_dim, log_sum_exp=None):
     query, key, _ = torch.empty(batch, tokens, 3, heads, head_dim, dtype=dtype).permute(2, 0, 3, 1, 4)
-    kernels_triton.column_means(query, key, 0.125, log_sum_exp)
+    for weights in (None, torch.empty(batch, heads, tokens)):
+        kernels_triton.column_means(query, key, 0.125, log_sum_exp, weights)
 
 def reduction(dtype, batch, old_windows, patches, keep, windows, hidden):
     tokens = torch.empty(batch, 1 + patches + old_windows**2, hidden, dtype=dtype)

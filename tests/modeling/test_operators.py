@@ -35,7 +35,9 @@ def reduction_inputs(dtype=torch.float32, windows=0):
 @pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_triton)], ids=["blocked", "triton"])
 def test_the_scores_operator_is_well_formed(fused):
     query, key = torch.randn(2, 2, 3, 17, 16).unbind()
-    torch.library.opcheck(operators.OPERATORS.column_means.default, (query, key, 0.25, None, fused))
+    torch.library.opcheck(operators.OPERATORS.column_means.default, (query, key, 0.25, None, None, fused))
+    weights = torch.rand(2, 3, 17)
+    torch.library.opcheck(operators.OPERATORS.column_means.default, (query, key, 0.25, None, weights, fused))
 
 
 @needs_triton
@@ -216,7 +218,7 @@ def test_attend_takes_the_kernel_by_itself_only_on_a_gpu(monkeypatch):
     real = operators.column_means
     monkeypatch.setattr(
         "fatr_hf.modeling.frequency_attention.column_means",
-        lambda *inputs, fused: called.append(fused) or real(*inputs, fused=False),
+        lambda *inputs, fused, **weights: called.append(fused) or real(*inputs, fused=False, **weights),
     )
     query, key, value = torch.randn(3, 1, 2, 9, 8).unbind()
 
