@@ -36,8 +36,9 @@ class ModelArguments:
     reduction_layers: list[int] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["reduction_layers"]})
     keep_ratio: list[float] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["keep_ratio"]})
     dc_windows: list[int] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["dc_windows"]})
-    token_multiple: int = field(default=1, metadata={"help": REDUCTION_FIELDS["token_multiple"]})
-    selection: str = field(default="high_frequency", metadata={"help": REDUCTION_FIELDS["selection"]})
+    fold: str | None = field(default=None, metadata={"help": REDUCTION_FIELDS["fold"]})
+    token_multiple: int | None = field(default=None, metadata={"help": REDUCTION_FIELDS["token_multiple"]})
+    selection: str | None = field(default=None, metadata={"help": REDUCTION_FIELDS["selection"]})
     size_exponent: float | None = field(default=None, metadata={"help": REDUCTION_FIELDS["size_exponent"]})
     base_image_size: int = field(default=8, metadata={"help": "a ViT from scratch: image size in pixels"})
     base_patch_size: int = field(default=1, metadata={"help": "a ViT from scratch: patch size in pixels"})
@@ -62,6 +63,7 @@ class ModelArguments:
             "reduction_layers": self.reduction_layers,
             "keep_ratio": single_or_list(self.keep_ratio),
             "dc_windows": single_or_list(self.dc_windows),
+            "fold": self.fold,
             "token_multiple": self.token_multiple,
             "selection": self.selection,
             "size_exponent": self.size_exponent,

@@ -77,4 +77,4 @@ def test_modeling_is_flat_and_needs_only_torch_and_transformers(path):
 
 
 def test_files_stay_readable():
-    assert [path.name for path in FILES if len(path.read_text().splitlines()) > 520] == []
+    assert [path.name for path in FILES if len(path.read_text().splitlines()) > 500] == []

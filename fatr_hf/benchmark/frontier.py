@@ -18,14 +18,10 @@ from ..analysis.figure_files import check_figure_file, save_figure
 from ..analysis.measures import widened
 from ..analysis.model_inputs import check_finite, is_classifier, model_batches
 from ..analysis.outputs import faithfulness
-from ..baselines.arguments import check_fatr, is_number, several
+from ..baselines.arguments import check_fatr, check_integer, is_number, several, some
 from ..baselines.macs import plan_macs
-from ..baselines.matched import matched_merges, matched_method, matched_ratio
-from ..baselines.methods import Method
-from ..baselines.pitome import PiToMe
-from ..baselines.prune_merge import PruneMerge
+from ..baselines.matched import matched_plan
 from ..baselines.rival import unreduced_copy
-from ..baselines.tome import ToMe
 from ..modeling.budget import highest_within, is_admissible, schedule_macs, with_keep_ratio
 from ..modeling.reduction_config import ReductionConfig
 from ..modeling.reduction_model import ReductionModel
@@ -88,7 +84,8 @@ def frontier(
         rounds: timed passes of each method and batch size.
 
     Raises:
-        ValueError: unknown methods, budgets out of range or that a method cannot meet, or no images.
+        ValueError: unknown methods, budgets out of range or that a method cannot meet, batches that are no positive
+            integers, or no images.
     """
     check_fatr(model, "compared")
     twin = unreduced_copy(model)
@@ -96,7 +93,10 @@ def frontier(
     for name in names:
         if name not in LABELS:
             raise ValueError(f"methods={list(names)}: {name!r} must be one of {', '.join(LABELS)}.")
-    for budget in budgets:
+    for size in some("batch_sizes", batch_sizes):
+        check_integer("a batch size", size, least=1)
+    check_integer("rounds", rounds, least=1)
+    for budget in some("budgets", budgets):
         if not is_number(budget) or not 0 < budget < 1:
             raise ValueError(f"budgets={list(budgets)} must lie between 0 and 1; {budget!r} does not.")
     whole = schedule_macs(twin.config)
@@ -124,7 +124,7 @@ def default_methods(config: ReductionConfig) -> tuple[str, ...]:
 
 
 def plan_within(twin: ReductionModel, name: str, macs: float) -> list[LayerPlan]:
-    """The plan of a method whose multiply-accumulates are closest to a number of them, or of FATR's just within it.
+    """The plan of one of FATR's presets within so many multiply-accumulates, or of a rival that costs as much.
 
     Raises:
         ValueError: a budget that the method cannot meet.
@@ -134,16 +134,7 @@ def plan_within(twin: ReductionModel, name: str, macs: float) -> list[LayerPlan]
         return preset_within(twin.config, name, macs, reduction_layers=list(range(depth // 6, depth))).plan()
     if name in ("faithful", "paper"):
         return preset_within(twin.config, name, macs).plan()
-    method: Method
-    if name == "tome":
-        method = ToMe(merges_per_layer=matched_merges(twin, int(macs)))
-    elif name in ("pitome", "prune_merge"):
-        method = matched_ratio(twin, PiToMe if name == "pitome" else PruneMerge, int(macs))
-    elif name == "random":
-        return [step._replace(selection="random") for step in preset_within(twin.config, "paper", macs).plan()]
-    else:
-        method = matched_method(twin, name, preset_within(twin.config, "paper", macs))
-    return method.plan(twin.config)
+    return matched_plan(twin, name, preset_within(twin.config, "paper", macs))
 
 
 def preset_within(config: ReductionConfig, preset: str, macs: float, **changes: Any) -> ReductionConfig:
@@ -152,11 +143,12 @@ def preset_within(config: ReductionConfig, preset: str, macs: float, **changes: 
     Args:
         changes: fields that override the preset's.
     """
-    own = {"reweight_attention": False, "dc_position_embeddings": False, **changes}
+    # The preset's own ratio may be too low for the layers that are asked for; with 1 all can be had.
+    own = {"reweight_attention": False, "dc_position_embeddings": False, "keep_ratio": 1.0, **changes}
     chosen = type(config).from_dict(config.to_dict(), preset=preset, **own)
     ratios = [ratio for ratio in (number / 1000 for number in range(200, 1000)) if is_admissible(chosen, ratio)]
-    costs = [("macs", macs, lambda ratio: schedule_macs(with_keep_ratio(chosen, ratio)))]
-    return with_keep_ratio(chosen, highest_within(ratios, costs))
+    ratio = highest_within(ratios, "macs", macs, lambda each: schedule_macs(with_keep_ratio(chosen, each)))
+    return with_keep_ratio(chosen, ratio)
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def fit_latency(
             known[ratio] = run(with_keep_ratio(config, ratio).plan((height, width)))
         return known[ratio]
 
-    ratio = highest_within(choices(config, (height, width)), [("latency_ms", latency_ms, latency)])
+    ratio = highest_within(choices(config, (height, width)), "latency_ms", latency_ms, latency)
     model.set_reduction(keep_ratio=ratio)
     return model
 

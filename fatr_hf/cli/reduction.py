@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from ..modeling.reduction_config import PRESETS, REDUCTION_FIELDS
 from .common import numbers, option, refusals, separated
 
-FIELDS = ("reduction_layers", "keep_ratio", "dc_windows", "token_multiple", "selection", "size_exponent")
+FIELDS = ("reduction_layers", "keep_ratio", "dc_windows", "fold", "token_multiple", "selection", "size_exponent")
 """Fields of the reduction that a command line can set."""
 
 TYPES: dict[str, Any] = {"token_multiple": int, "size_exponent": float}
@@ -20,7 +20,8 @@ Reduction = dict[str, Any]
 
 def option_of(name: str) -> Any:
     """The annotation of one of the reduction's options, or of ``preset``."""
-    words = f"A reduction by name: {', '.join(PRESETS)}." if name == "preset" else REDUCTION_FIELDS[name]
+    by_name = f"A reduction by name: {', '.join(PRESETS)}. [convert: faithful; else paper]"
+    words = by_name if name == "preset" else REDUCTION_FIELDS[name]
     least = 1 if name == "token_multiple" else None
     return Annotated[TYPES.get(name, str) | None, option(words, least=least)]
 

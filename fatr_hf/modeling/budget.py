@@ -71,24 +71,23 @@ def with_keep_ratio(config: ReductionConfig, keep_ratio: float | Sequence[float]
     return changed
 
 
-def highest_within(ratios: Sequence[float], budgets: Sequence[tuple[str, float, Callable[[float], float]]]) -> float:
-    """The highest keep ratio whose costs are all within their budgets.
+def highest_within(ratios: Sequence[float], name: str, limit: float, cost: Callable[[float], float]) -> float:
+    """The highest keep ratio whose cost is within a limit.
 
     Args:
-        ratios: ascending; costs are taken to rise with them.
-        budgets: what is limited (in words), the limit, and the cost of a ratio; costs are asked for a few only.
+        ratios: ascending; the cost is taken to rise with them.
+        name: what the cost is called in errors.
+        cost: of a ratio; asked for a few only.
 
     Raises:
-        ValueError: the lowest ratio costs more than a budget; names both.
+        ValueError: the lowest ratio costs more; names both costs.
     """
-    allowed = len(ratios)
-    for words, limit, cost in budgets:
-        allowed = bisect_right(ratios, limit, hi=allowed, key=cost)
-        if allowed == 0:
-            raise ValueError(
-                f"{words}={limit:g} cannot be met: keep_ratio={ratios[0]:g}, the lowest that this schedule allows, "
-                f"has {words}={cost(ratios[0]):g}. Raise the budget, or reduce in earlier layers."
-            )
+    allowed = bisect_right(ratios, limit, key=cost)
+    if allowed == 0:
+        raise ValueError(
+            f"{name}={limit:g} cannot be met: keep_ratio={ratios[0]:g}, the lowest that this schedule allows, "
+            f"has {name}={cost(ratios[0]):g}. Raise the budget, or reduce in earlier layers."
+        )
     return ratios[allowed - 1]
 
 
@@ -101,7 +100,9 @@ def keep_ratio_for_macs(config: ReductionConfig, macs: float, image_size: int | 
     check_budget("macs", macs)
     return highest_within(
         choices(config, image_size),
-        [("macs", macs, lambda ratio: schedule_macs(with_keep_ratio(config, ratio), image_size))],
+        "macs",
+        macs,
+        lambda ratio: schedule_macs(with_keep_ratio(config, ratio), image_size),
     )
 
 
@@ -120,7 +121,7 @@ def choices(config: ReductionConfig, image_size: int | Iterable[int] | None = No
     ratios = admissible_keep_ratios(config, image_size)
     if not config.reduction_layers or not ratios:
         raise ValueError(
-            f"for_budget: reduction_layers={config.reduction_layers} and dc_windows={config.dc_windows} allow no "
-            "keep ratio below 1, so there is nothing to choose."
+            f"reduction_layers={config.reduction_layers} and dc_windows={config.dc_windows} allow no "
+            "keep ratio below 1, so a budget has nothing to choose."
         )
     return ratios

@@ -342,21 +342,12 @@ def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, *
         kernel[(programs,)](*arguments, **options)
 
 
-def _three_axes(numbers: Sequence[int]) -> tuple[int, ...]:
-    """Numbers for up to three axes with axes of length 1 before them."""
-    return (1,) * (3 - len(numbers)) + tuple(numbers)
-
-
 def _next_power_of_2(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
 def column_means(
-    query: Tensor,
-    key: Tensor,
-    scaling: float,
-    log_sum_exp: Tensor | None = None,
-    column_weights: Tensor | None = None,
+    query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None = None, column_weights: Tensor | None = None
 ) -> Tensor:
     """Mean of every column of ``softmax(scaling * Q K^T)`` over all heads and all queries, without the map.
 
@@ -407,15 +398,8 @@ def column_means(
     factors = (factor, offset_factor, 1.0 / (heads * tokens))
     all_strides = (*strides, None if offsets is None else offsets.stride())
     column_weights = None if column_weights is None else column_weights.contiguous()
-    columns = (
-        (query, key, offsets, weights, column_weights, sums),
-        heads,
-        tokens,
-        splits,
-        factors,
-        all_strides,
-        *blocks,
-    )
+    tensors = (query, key, offsets, weights, column_weights, sums)
+    columns = (tensors, heads, tokens, splits, factors, all_strides, *blocks)
     _launch(column_sums_kernel, batch * sums.shape[1] * key_blocks, query.device, *columns, **options)
     return sums[:, 0] if sums.shape[1] == 1 else sums.sum(dim=1)
 
@@ -448,7 +432,8 @@ def reduce_tokens(
         int32.
     """
     (batch, tokens, hidden_size), patches = hidden_states.shape, scores.shape[1]
-    grids = tuple(_three_axes(numbers) for numbers in (grid, old_windows, windows))
+    # Three axes for the kernel, the first ones of length 1.
+    grids = tuple((1,) * (3 - len(numbers)) + tuple(numbers) for numbers in (grid, old_windows, windows))
     num_dc, num_old_dc = prod(grids[2]), dc_counts.shape[1]
     reduced = hidden_states.new_empty((batch, num_prefix + keep + num_dc, hidden_size))
     new_positions, new_dc_counts = positions.new_empty((batch, keep)), positions.new_empty((batch, num_dc))
@@ -468,11 +453,7 @@ def reduce_tokens(
 
 
 def reduce_tokens_backward(
-    grad_reduced: Tensor,
-    destinations: Tensor,
-    dc_counts: Tensor,
-    new_dc_counts: Tensor,
-    first_dc: int,
+    grad_reduced: Tensor, destinations: Tensor, dc_counts: Tensor, new_dc_counts: Tensor, first_dc: int
 ) -> Tensor:
     """The gradient of ``reduce_tokens`` with respect to its hidden states (batch, tokens, hidden), summed in float32.
 

@@ -204,3 +204,14 @@ def test_a_model_with_parameters_of_its_own_keeps_its_layers_and_windows():
     assert {schedule.dc_windows for schedule, _ in samples(space, config, 20)} <= {(), (4,), (1,), (4, 1)}
     with pytest.raises(ValueError, match="within its own layers and windows"):
         default_space(config, windows=[1, 2])
+
+
+def test_a_model_that_folds_by_likeness_is_searched_within_its_own_layers():
+    fields = {"fold": "similar", "reduction_layers": [1, 2]}
+    config = FATRViTConfig(**fields)
+    space = default_space(config)
+    assert (space.windows, [slot.first for slot in space.slots]) == ((0, 0), [1, 2])
+    space.check_possible(config)
+    bare = FATRViTConfig(**fields, **WITHOUT)
+    with pytest.raises(ValueError, match=r"fold='similar' has no windows to search: give fold='windows'"):
+        default_space(bare)

@@ -101,8 +101,12 @@ def test_the_picture_is_written(points, tmp_path, name):
         ({"budgets": [1.5]}, r"budgets=\[1.5\] must lie between 0 and 1; 1.5 does not"),
         ({"budgets": [0.05], "methods": ["paper"]}, "macs=.* cannot be met"),
         ({"methods": ["evit"], "budgets": [0.0]}, r"budgets=\[0.0\] must lie between 0 and 1"),
+        ({"batch_sizes": [1, 0]}, "a batch size=0 must be an integer of at least 1"),
+        ({"batch_sizes": []}, "batch_sizes"),
+        ({"budgets": []}, "budgets"),
+        ({"rounds": 0}, "rounds=0 must be an integer of at least 1"),
     ],
-    ids=["method", "twice", "budget", "too-small", "zero"],
+    ids=["method", "twice", "budget", "too-small", "zero", "batch", "no-batch", "no-budget", "rounds"],
 )
 def test_bad_arguments_are_refused_in_words(model, options, words):
     with pytest.raises(ValueError, match=words):

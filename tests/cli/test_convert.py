@@ -28,6 +28,18 @@ def test_folder_summary_and_json(invoke, stock_folder, pixel_values, tmp_path):
     assert_rounded_alike(model(pixel_values).logits, expected(pixel_values).logits)
 
 
+def test_without_options_the_preset_is_faithful(invoke, stock_folder, tmp_path):
+    assert invoke("convert", stock_folder, tmp_path / "fatr").exit_code == 0
+    config = FATRViTForImageClassification.from_pretrained(tmp_path / "fatr").config
+    assert (config.fold, config.selection, config.keep_ratio) == ("similar", "high_frequency_energy", 0.77)
+
+
+def test_the_fold_is_an_option(invoke, stock_folder, tmp_path):
+    assert invoke("convert", stock_folder, tmp_path / "fatr", "--fold", "similar").exit_code == 0
+    config = FATRViTForImageClassification.from_pretrained(tmp_path / "fatr").config
+    assert (config.fold, config.selection, config.dc_windows) == ("similar", "high_frequency", 0)
+
+
 def test_preset_gives_way_to_other_options(invoke, stock_folder, tmp_path):
     options = ["--preset", "local", "--dc-windows", 2, "--size-exponent", 1.0, "--selection", "random"]
     assert invoke("convert", stock_folder, tmp_path / "fatr", *options).exit_code == 0

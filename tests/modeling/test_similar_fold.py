@@ -1,4 +1,4 @@
-"""Selection by energy and folding by similarity: small cases by hand, ties, what is no number, gradients, refusals."""
+"""Selection by energy and folding by similarity: small cases by hand, ties, NaN, gradients, refusals."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def test_cosines_by_hand():
     assert distinctness(similarity, energies.flip(1))[0].tolist() == [1 - each / full for each in nearest]
 
 
-def test_a_key_that_is_no_number_is_like_nothing():
+def test_a_key_that_is_not_finite_is_like_nothing():
     keys = torch.tensor([[1.0, 0], [float("nan"), 1], [0, 0], [float("inf"), 1], [1, 0]])[None]
     similarity = key_similarity(keys)[0]
     assert similarity[[1, 2, 3]].count_nonzero() == similarity[:, [1, 2, 3]].count_nonzero() == 0
@@ -115,7 +115,7 @@ def test_equal_tokens_go_by_place(dtype):
     assert_rounded_alike(reduced, hidden[:, :151], dtype)
 
 
-def test_scores_that_are_no_numbers_are_kept_last():
+def test_nan_scores_are_kept_last():
     scores = torch.tensor([[float("nan"), 1.0, float("-inf"), 2.0]])
     keys = torch.eye(4)[None]
     _, layout = fold_similar(torch.randn(1, 4, 3), scores, key_similarity(keys), dense_layout(1, (2, 2), 0, CPU), 2)

@@ -62,8 +62,8 @@ def finish(process, folder, fails=False):
 def run(configuration, root, *checks, fails=False):
     """Starts a job, waits for it and gives its folder and report.
 
-    Once in some fifty runs torch's native threads abort a process (SIGABRT); such a job is started a second time.
-    Nothing of ours is native, so this hides no fault of ours.
+    A native thread of torch may abort a process (SIGABRT, seen once where the tests run): such a job is started a
+    second time, and must pass then. Nothing of ours is native.
     """
     folder = root / "first"
     try:

@@ -92,7 +92,9 @@ class SearchSpace:
         overlap = any(before.last >= after.first for before, after in pairwise(self.slots))
         if overlap or any(slot.first > slot.last for slot in self.slots):
             raise ValueError(f"slots {', '.join(slot.name for slot in self.slots)} must rise and not overlap.")
-        if not all(map(is_integer, numbers)) or min(numbers) < 1:
+        # A model's own windows may be none: it drops tokens, or folds them by likeness.
+        least = 0 if self.fixed_windows else 1
+        if not all(map(is_integer, numbers)) or min(self.windows) < least or min(numbers[len(self.windows) :]) < 1:
             raise ValueError(
                 f"windows={list(self.windows)}, token_multiples={list(self.token_multiples)} and max_layers="
                 f"{self.max_layers} must be integers of at least 1."
@@ -277,6 +279,11 @@ def default_space(
         windows = several("windows", windows)
         for each in windows:
             check_integer("windows", each, least=1)
+    if config.fold == "similar" and not has_own_parameters(config):
+        raise ValueError(
+            "fold='similar' has no windows to search: give fold='windows', or a model with omegas of its own, which is "
+            "searched within its own layers."
+        )
     if has_own_parameters(config):
         if one_per_range or windows is not None:
             raise ValueError(
