@@ -8,13 +8,21 @@ from .hub.convert_model import convert
 from .modeling.configuration_fatr_clip import FATRCLIPConfig
 from .modeling.configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
 from .modeling.configuration_fatr_deit import FATRDeiTConfig
+from .modeling.configuration_fatr_depth_anything import FATRDepthAnythingConfig
 from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
+from .modeling.configuration_fatr_dpt import FATRDPTConfig
+from .modeling.configuration_fatr_gemma3 import FATRGemma3Config
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
+from .modeling.configuration_fatr_llava import FATRLlavaConfig
+from .modeling.configuration_fatr_llava_onevision import FATRLlavaOnevisionConfig
+from .modeling.configuration_fatr_paligemma import FATRPaliGemmaConfig
 from .modeling.configuration_fatr_siglip import FATRSiglipConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
+from .modeling.configuration_fatr_upernet import FATRUperNetConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_zoedepth import FATRZoeDepthConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import (
     FATRCLIPForImageClassification,
@@ -26,6 +34,7 @@ from .modeling.modeling_fatr_deit import (
     FATRDeiTForImageClassificationWithTeacher,
     FATRDeiTModel,
 )
+from .modeling.modeling_fatr_depth_anything import FATRDepthAnythingForDepthEstimation
 from .modeling.modeling_fatr_dinov2 import FATRDinov2Backbone, FATRDinov2ForImageClassification, FATRDinov2Model
 from .modeling.modeling_fatr_dinov2_with_registers import (
     FATRDinov2WithRegistersBackbone,
@@ -37,10 +46,17 @@ from .modeling.modeling_fatr_dinov3_vit import (
     FATRDINOv3ViTForImageClassification,
     FATRDINOv3ViTModel,
 )
+from .modeling.modeling_fatr_dpt import FATRDPTForDepthEstimation
+from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
+from .modeling.modeling_fatr_llava import FATRLlavaForConditionalGeneration
+from .modeling.modeling_fatr_llava_onevision import FATRLlavaOnevisionForConditionalGeneration
+from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGeneration
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
+from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_zoedepth import FATRZoeDepthForDepthEstimation
 from .modeling.token_reduction import restore_tokens
 from .version import __version__
 
@@ -57,10 +73,14 @@ __all__ = [
     "FATRDINOv3ViTConfig",
     "FATRDINOv3ViTForImageClassification",
     "FATRDINOv3ViTModel",
+    "FATRDPTConfig",
+    "FATRDPTForDepthEstimation",
     "FATRDeiTConfig",
     "FATRDeiTForImageClassification",
     "FATRDeiTForImageClassificationWithTeacher",
     "FATRDeiTModel",
+    "FATRDepthAnythingConfig",
+    "FATRDepthAnythingForDepthEstimation",
     "FATRDinov2Backbone",
     "FATRDinov2Config",
     "FATRDinov2ForImageClassification",
@@ -69,17 +89,29 @@ __all__ = [
     "FATRDinov2WithRegistersConfig",
     "FATRDinov2WithRegistersForImageClassification",
     "FATRDinov2WithRegistersModel",
+    "FATRGemma3Config",
+    "FATRGemma3ForConditionalGeneration",
     "FATRIJepaConfig",
     "FATRIJepaForImageClassification",
     "FATRIJepaModel",
+    "FATRLlavaConfig",
+    "FATRLlavaForConditionalGeneration",
+    "FATRLlavaOnevisionConfig",
+    "FATRLlavaOnevisionForConditionalGeneration",
+    "FATRPaliGemmaConfig",
+    "FATRPaliGemmaForConditionalGeneration",
     "FATRSiglipConfig",
     "FATRSiglipForImageClassification",
     "FATRSiglipModel",
     "FATRSiglipVisionConfig",
     "FATRSiglipVisionModel",
+    "FATRUperNetConfig",
+    "FATRUperNetForSemanticSegmentation",
     "FATRViTConfig",
     "FATRViTForImageClassification",
     "FATRViTModel",
+    "FATRZoeDepthConfig",
+    "FATRZoeDepthForDepthEstimation",
     "__version__",
     "convert",
     "restore_tokens",

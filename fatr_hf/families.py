@@ -2,13 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from transformers import (
-    AutoBackbone,
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForZeroShotImageClassification,
-)
+import transformers
+from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
 
 from .modeling.configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
 from .modeling.configuration_fatr_deit import FATRDeiTConfig
@@ -25,6 +20,7 @@ from .modeling.modeling_fatr_deit import (
     FATRDeiTForImageClassificationWithTeacher,
     FATRDeiTModel,
 )
+from .modeling.modeling_fatr_depth_anything import FATRDepthAnythingForDepthEstimation
 from .modeling.modeling_fatr_dinov2 import FATRDinov2Backbone, FATRDinov2ForImageClassification, FATRDinov2Model
 from .modeling.modeling_fatr_dinov2_with_registers import (
     FATRDinov2WithRegistersBackbone,
@@ -36,10 +32,17 @@ from .modeling.modeling_fatr_dinov3_vit import (
     FATRDINOv3ViTForImageClassification,
     FATRDINOv3ViTModel,
 )
+from .modeling.modeling_fatr_dpt import FATRDPTForDepthEstimation
+from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
+from .modeling.modeling_fatr_llava import FATRLlavaForConditionalGeneration
+from .modeling.modeling_fatr_llava_onevision import FATRLlavaOnevisionForConditionalGeneration
+from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGeneration
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
+from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_zoedepth import FATRZoeDepthForDepthEstimation
 
 
 class Family(NamedTuple):
@@ -75,8 +78,19 @@ FAMILIES = (
 )
 
 
-COMPOSITES = (FATRCLIPModel, FATRSiglipModel)
-"""Whole models with a tower of one of the families in them."""
+COMPOSITES = (
+    FATRCLIPModel,
+    FATRSiglipModel,
+    FATRDepthAnythingForDepthEstimation,
+    FATRDPTForDepthEstimation,
+    FATRUperNetForSemanticSegmentation,
+    FATRZoeDepthForDepthEstimation,
+    FATRLlavaForConditionalGeneration,
+    FATRLlavaOnevisionForConditionalGeneration,
+    FATRPaliGemmaForConditionalGeneration,
+    FATRGemma3ForConditionalGeneration,
+)
+"""Whole models with a tower or a backbone of one of the families in them."""
 
 
 def family_of(model_type: str) -> Family | None:
@@ -101,5 +115,5 @@ def register() -> None:
     for composite in COMPOSITES:
         config: Any = composite.config_class
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, composite, exist_ok=True)
-        AutoModelForZeroShotImageClassification.register(config, composite, exist_ok=True)
+        for name in composite.auto_classes:
+            getattr(transformers, name).register(config, composite, exist_ok=True)

@@ -19,11 +19,23 @@ import torch
 import typer
 from accelerate.commands.launch import launch_command_parser
 from rounding import assert_rounded_alike
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
+    CLIPVisionConfig,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2Model,
+    DPTImageProcessor,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -57,6 +69,29 @@ def pages_with(*languages):
     ]
 
 
+def depth_anything():
+    """A small one, and its processor."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "mlp_ratio": 2, "image_size": 56}
+    backbone = Dinov2Config(**sizes, out_indices=[1, 2, 3, 4], reshape_hidden_states=False)
+    widths = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "head_hidden_size": 8}
+    config = DepthAnythingConfig(backbone_config=backbone, reassemble_hidden_size=24, **widths)
+    processor = DPTImageProcessor(size={"height": 56, "width": 56}, ensure_multiple_of=14)
+    return DepthAnythingForDepthEstimation(config), processor
+
+
+def llava():
+    """A small one as deep as LLaVA-1.5's, and its processor."""
+    sizes = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48}
+    tower = CLIPVisionConfig(**sizes, num_hidden_layers=24, image_size=56, patch_size=14)
+    language = LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=99)
+    config = LlavaConfig(vision_config=tower, text_config=language, image_token_index=3)
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 3}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")))
+    images = CLIPImageProcessor(size={"height": 56, "width": 56})
+    options = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    return LlavaForConditionalGeneration(config), LlavaProcessor(images, tokenizer, patch_size=14, **options)
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory):
     """A cache of the Hub, as a download leaves it, with tiny models under the names that the pages use."""
@@ -74,10 +109,18 @@ def hub(tmp_path_factory):
         "facebook/dinov2-base": dinov2,
         "openai/clip-vit-base-patch16": clip,
     }
-    for name, model in models.items():
+    sides = {name: getattr(model.config, "vision_config", model.config).image_size for name, model in models.items()}
+    repositories = {
+        "depth-anything/Depth-Anything-V2-Small-hf": depth_anything(),
+        "llava-hf/llava-1.5-7b-hf": llava(),
+        **{
+            name: (model, ViTImageProcessor(size={"height": sides[name], "width": sides[name]}))
+            for name, model in models.items()
+        },
+    }
+    for name, parts in repositories.items():
         repository = cache / f"models--{name.replace('/', '--')}"
-        side = getattr(model.config, "vision_config", model.config).image_size
-        for saved in (model, ViTImageProcessor(size={"height": side, "width": side})):
+        for saved in parts:
             saved.save_pretrained(repository / "snapshots" / COMMIT)
         (repository / "refs").mkdir()
         (repository / "refs/main").write_text(COMMIT)
@@ -101,6 +144,11 @@ CLAIMS = {
         "[each.name for each in comparison.contenders]"
         " == ['unreduced', 'FATR', 'random', 'evit', 'tome', 'pitome', 'pooling']",
     ],
+    "dense.md": [
+        "type(model).__name__ == 'FATRDepthAnythingForDepthEstimation'",
+        "depth.size == (56, 42)",
+        "patches.shape == (1, 64, 24)",
+    ],
     "diagnosis.md": ["diagnosis.images == 4"],
     "families.md": [
         "type(reduced).__name__ == 'FATRDinov2Model'",
@@ -115,6 +163,10 @@ CLAIMS = {
     "quickstart.md": ["assert_rounded_alike(logits, reduced) is None", "model.config.model_type == 'fatr_vit'"],
     "schedules.md": ["best in [trial.schedule for trial in result.front]"],
     "speed.md": ["logits.shape == (2, 2)"],
+    "vision_language.md": [
+        "type(model).__name__ == 'FATRLlavaForConditionalGeneration'",
+        "processor.num_additional_image_tokens < 0",
+    ],
 }
 """What a page says of the values that its examples make."""
 

@@ -15,7 +15,7 @@ from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.benchmark.machine import device_name
 from fatr_hf.benchmark.timing import time_in_turn
 from fatr_hf.modeling.budget import schedule_macs
-from fatr_hf.modeling.reduction_model import ReductionClassifier
+from fatr_hf.modeling.reduction_classifier import ReductionClassifier
 from fatr_hf.modeling.token_plan import LayerPlan
 
 TOP = 5

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ..families import COMPOSITES, FAMILIES, family_of
 from ..modeling.hub_repository import REDUCTION_PARAMETERS, HubRepositoryMixin
 from ..modeling.reduction_config import REDUCTION_FIELDS
+from ..modeling.reduction_model import ReductionEncoder
 from ..modeling.stock_names import RENAMINGS
 from .checkpoints import is_classifier, read_config
 from .timm import load_timm, timm_fields
@@ -144,7 +145,7 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
         if getattr(getattr(model, "embeddings", None), "mask_token", None) is not None and "pooler" in options:
             options["use_mask_token"] = True
         converted = target(config, **options)
-    weights = renamed(dict(model.named_parameters()) | dict(model.named_buffers()))
+    weights = renamed(dict(model.named_parameters()) | dict(model.named_buffers()), encoder_prefix(converted))
     first = next(model.parameters())
     for name, own in [*converted.named_parameters(), *converted.named_buffers()]:
         is_parameter = isinstance(own, nn.Parameter)
@@ -162,6 +163,7 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
     left = sorted(name for name, value in weights.items() if isinstance(value, nn.Parameter))
     if left:
         raise ValueError(f"{type(model).__name__} has {left[0]}, which its class does not have: merge adapters first.")
+    converted.tie_weights()
     return converted.train(model.training)
 
 
@@ -175,14 +177,20 @@ def place(model: nn.Module, name: str, value: Tensor) -> None:
         module._buffers[attribute] = value
 
 
-def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a stock model by our names for them."""
+def encoder_prefix(model: nn.Module) -> str:
+    """What stands before the encoder's own names in the names of a model's parameters."""
+    names = (name for name, module in model.named_modules() if isinstance(module, ReductionEncoder))
+    return next(f"{name}." if name else "" for name in names)
+
+
+def renamed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors of a stock model by our names for them; ``prefix`` stands before those of its encoder."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        prefix, inner = split_prefix(name)
-        if prefix == "text_model.":  # whose names are those of its own class
+        if not name.startswith(prefix):
             found[name] = tensor
             continue
+        inner = name.removeprefix(prefix)
         for old, new in RENAMINGS:
             inner = re.sub(old if "\\" in old else re.escape(old), new, inner, count=1)
         if "mlp.weights_in" in inner:  # DINOv2's gated MLP before transformers 5.18
@@ -192,11 +200,3 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             found[prefix + inner] = tensor
     return found
-
-
-def split_prefix(name: str) -> tuple[str, str]:
-    """What stands before the encoder's own names in the name of a parameter, and the rest."""
-    for prefix in ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "vision_model.", "text_model."):
-        if name.startswith(prefix):
-            return prefix, name.removeprefix(prefix)
-    return "", name

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
 
-from .composites import CompositeConfig
+from .composite_config import CompositeConfig
 from .configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
 
 if TYPE_CHECKING:  # names the model's files as part of this code (see configuration_fatr_vit.py)
@@ -19,5 +19,5 @@ class FATRCLIPConfig(CompositeConfig, CLIPConfig):
 
     model_type = "fatr_clip"
     _auto_class = "AutoConfig"
-    tower_config = FATRCLIPVisionConfig
+    tower_configs = (FATRCLIPVisionConfig,)
     stock_model_types: ClassVar[tuple[str, ...]] = ("clip",)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import SiglipConfig
 
-from .composites import CompositeConfig
+from .composite_config import CompositeConfig
 from .configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 
 if TYPE_CHECKING:  # names the model's files as part of this code (see configuration_fatr_vit.py)
@@ -19,5 +19,5 @@ class FATRSiglipConfig(CompositeConfig, SiglipConfig):
 
     model_type = "fatr_siglip"
     _auto_class = "AutoConfig"
-    tower_config = FATRSiglipVisionConfig
+    tower_configs = (FATRSiglipVisionConfig,)
     stock_model_types: ClassVar[tuple[str, ...]] = ("siglip",)

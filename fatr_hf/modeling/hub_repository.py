@@ -115,7 +115,8 @@ class HubRepositoryMixin(PreTrainedModel):
             )
         model, info = loaded
         if is_loaded_from_files and getattr(model.config, "quantization_config", None) is None:
-            check_dtypes(name, kwargs, unread_names(cls, info["unexpected_keys"]))
+            counts = [key for key, buffer in model.named_buffers() if not buffer.is_floating_point()]
+            check_dtypes(name, kwargs, unread_names(cls, [*info["unexpected_keys"], *counts]))
         info["mismatched_keys"] = stretch_mismatched(model, name, info["mismatched_keys"], kwargs)
         if not takes_mismatches:
             check_shapes(name, info["mismatched_keys"])
@@ -281,7 +282,7 @@ def is_of_classifier(key: str) -> bool:
 
 
 def unread_names(model_class: Any, unexpected: Iterable[str]) -> str:
-    """A regular expression of the names in a checkpoint that are no weights of the model."""
+    """A regular expression of the names in a checkpoint that are no weights of the model, or mere counts."""
     ignored = model_class._keys_to_ignore_on_load_unexpected or ()
     return "|".join([*(f"^{re.escape(name)}$" for name in unexpected), *ignored]) or "$^"
 

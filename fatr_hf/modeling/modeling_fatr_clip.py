@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from transformers.models.clip.modeling_clip import CLIPModel
 
+from .composite_model import CompositeModel
 from .configuration_fatr_clip import FATRCLIPConfig
-from .hub_repository import HubRepositoryMixin
 from .modeling_fatr_clip_vision_model import FATRCLIPVisionModel
 
 
-class FATRCLIPModel(HubRepositoryMixin, CLIPModel):
+class FATRCLIPModel(CompositeModel, CLIPModel):
     """``CLIPModel`` with a ``FATRCLIPVisionModel`` as ``vision_model``, which has the reduction's methods."""
 
     config_class = FATRCLIPConfig
@@ -19,6 +19,7 @@ class FATRCLIPModel(HubRepositoryMixin, CLIPModel):
         "AutoModel": "FATRCLIPModel",
         "AutoModelForZeroShotImageClassification": "FATRCLIPModel",
     }
+    tower_name = "vision_model"
     position_table = "vision_model.embeddings.position_embedding.weight"
 
     def __init__(self, config: FATRCLIPConfig):

@@ -14,16 +14,12 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from .configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
-from .encoder import Encoded, build_layers
+from .encoder import build_layers
 from .patch_embedding import use_products
-from .reduction_model import (
-    FATRModelOutput,
-    ReductionClassifier,
-    ReductionEncoder,
-    ReductionModel,
-    linear_classifier,
-)
+from .reduction_classifier import ReductionClassifier, linear_classifier
+from .reduction_model import ReductionEncoder, ReductionModel
 from .stock_names import register_names
+from .token_reduction import TokenLayout
 
 
 class FATRCLIPVisionPreTrainedModel(ReductionModel, CLIPPreTrainedModel):
@@ -66,10 +62,13 @@ class FATRCLIPVisionModel(FATRCLIPVisionPreTrainedModel, ReductionEncoder, CLIPV
         """The sequence (batch, 1 + patches, hidden) that enters the first layer; arguments as for ``forward``."""
         return self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding))
 
-    def read_out(self, encoded: Encoded) -> FATRModelOutput:
-        """All tokens as they leave the last layer, and the norm of CLS."""
-        sequence = encoded.hidden_states
-        return FATRModelOutput(last_hidden_state=sequence, pooler_output=self.post_layernorm(sequence[:, 0]))
+    def normed(self, hidden_states: Tensor) -> Tensor:
+        """The tokens as they leave the last layer."""
+        return hidden_states
+
+    def pool(self, sequence: Tensor, layout: TokenLayout) -> Tensor:
+        """The norm of CLS."""
+        return self.post_layernorm(sequence[:, 0])
 
 
 class FATRCLIPVisionModelWithProjection(FATRCLIPVisionPreTrainedModel, CLIPVisionModelWithProjection):

@@ -17,14 +17,8 @@ from transformers.models.deit.modeling_deit import (
 from .configuration_fatr_deit import FATRDeiTConfig
 from .encoder import build_layers
 from .patch_embedding import use_products
-from .reduction_model import (
-    FATRImageClassifierOutput,
-    FATRModelOutput,
-    ReductionClassifier,
-    ReductionEncoder,
-    ReductionModel,
-    linear_classifier,
-)
+from .reduction_classifier import FATRImageClassifierOutput, ReductionClassifier, linear_classifier
+from .reduction_model import FATRModelOutput, ReductionEncoder, ReductionModel
 from .stock_names import register_names
 
 

@@ -15,12 +15,8 @@ from .backbone import ReductionBackbone
 from .configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .encoder import build_layers
 from .patch_embedding import use_products
-from .reduction_model import (
-    ReductionClassifier,
-    ReductionEncoder,
-    ReductionModel,
-    linear_classifier,
-)
+from .reduction_classifier import ReductionClassifier, linear_classifier
+from .reduction_model import ReductionEncoder, ReductionModel
 from .stock_names import register_names
 
 

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from transformers.models.siglip.modeling_siglip import SiglipModel
 
+from .composite_model import CompositeModel
 from .configuration_fatr_siglip import FATRSiglipConfig
-from .hub_repository import HubRepositoryMixin
 from .modeling_fatr_siglip_vision_model import FATRSiglipVisionModel
 
 
-class FATRSiglipModel(HubRepositoryMixin, SiglipModel):
+class FATRSiglipModel(CompositeModel, SiglipModel):
     """``SiglipModel`` with a ``FATRSiglipVisionModel`` as ``vision_model``, which has the reduction's methods."""
 
     config_class = FATRSiglipConfig
@@ -19,6 +19,7 @@ class FATRSiglipModel(HubRepositoryMixin, SiglipModel):
         "AutoModel": "FATRSiglipModel",
         "AutoModelForZeroShotImageClassification": "FATRSiglipModel",
     }
+    tower_name = "vision_model"
     position_table = "vision_model.embeddings.position_embedding.weight"
 
     def __init__(self, config: FATRSiglipConfig):

@@ -14,17 +14,12 @@ from transformers.models.siglip.modeling_siglip import (
 )
 
 from .configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
-from .encoder import Encoded, build_layers
+from .encoder import build_layers
 from .patch_embedding import use_products
-from .reduction_model import (
-    FATRModelOutput,
-    ReductionClassifier,
-    ReductionEncoder,
-    ReductionModel,
-    linear_classifier,
-)
+from .reduction_classifier import ReductionClassifier, linear_classifier
+from .reduction_model import ReductionEncoder, ReductionModel
 from .stock_names import register_names
-from .token_reduction import token_sizes
+from .token_reduction import TokenLayout, token_sizes
 
 
 class FATRSiglipPoolingHead(SiglipMultiheadAttentionPoolingHead):
@@ -89,13 +84,13 @@ class FATRSiglipVisionModel(FATRSiglipVisionPreTrainedModel, ReductionEncoder, S
         """The sequence (batch, patches, hidden) that enters the first layer; arguments as for ``forward``."""
         return self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
 
-    def read_out(self, encoded: Encoded) -> FATRModelOutput:
-        """The norm of all tokens, and what attention pools from them."""
-        sequence, sizes = self.post_layernorm(encoded.hidden_states), None
-        if encoded.layout.is_reduced:
-            sizes = token_sizes(encoded.layout)
-        pooled = self.head(sequence, sizes) if self.use_head else None
-        return FATRModelOutput(last_hidden_state=sequence, pooler_output=pooled)
+    def normed(self, hidden_states: Tensor) -> Tensor:
+        """The norm of all tokens."""
+        return self.post_layernorm(hidden_states)
+
+    def pool(self, sequence: Tensor, layout: TokenLayout) -> Tensor | None:
+        """What attention pools from the tokens; None without a head."""
+        return self.head(sequence, token_sizes(layout) if layout.is_reduced else None) if self.use_head else None
 
 
 class FATRSiglipForImageClassification(

@@ -20,12 +20,8 @@ from transformers.models.vit.modeling_vit import (
 from .configuration_fatr_vit import FATRViTConfig
 from .encoder import build_layers
 from .patch_embedding import stretch_positions, use_products
-from .reduction_model import (
-    ReductionClassifier,
-    ReductionEncoder,
-    ReductionModel,
-    linear_classifier,
-)
+from .reduction_classifier import ReductionClassifier, linear_classifier
+from .reduction_model import ReductionEncoder, ReductionModel
 from .stock_names import register_names
 
 

@@ -39,6 +39,9 @@ REDUCTION_FIELDS = {
 }
 """The fields of the reduction, and what command lines say of them; [their defaults]."""
 
+ADDED_FIELDS = (*REDUCTION_FIELDS, "dense_outputs")
+"""All fields that a stock configuration does not have."""
+
 LARGEST_SIZE, LARGEST_DEPTH = 2**20, 1000
 """Widths, patches or classes, and layers: far beyond any ViT. What names more is damaged, and would never be built."""
 
@@ -143,6 +146,9 @@ class ReductionConfig(PreTrainedConfig):
         size_exponent (float, optional):
             Raises the attention logits towards a token of `c` patches by this times `log(c)`, in [0, 1]. Defaults to 0,
             with `fold="similar"` to 1.
+        dense_outputs (bool, defaults to False):
+            Whether the last hidden state, and all others that are asked for, come back on the full grid: a patch gets
+            the token that stands for it, and what it differed by from that token when it was folded.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field of the wrong type or value, a misspelt field, or a
@@ -167,6 +173,7 @@ class ReductionConfig(PreTrainedConfig):
     selection: str = "high_frequency"
     token_multiple: int = 1
     size_exponent: float | int | None = None
+    dense_outputs: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_spelling(type(self), kwargs)
@@ -444,10 +451,10 @@ def check_choice_of_code(config_dict: dict[str, Any]) -> None:
 
 
 def check_spelling(cls: type[PreTrainedConfig], kwargs: dict[str, Any]) -> None:
-    """Raises a ValueError for an unknown argument that looks like one of the reduction's fields."""
+    """Raises a ValueError for an unknown argument that looks like one of our fields."""
     for name in kwargs:
-        close = difflib.get_close_matches(name, REDUCTION_FIELDS, n=1, cutoff=0.8)
-        if close and name not in REDUCTION_FIELDS:
+        close = difflib.get_close_matches(name, ADDED_FIELDS, n=1, cutoff=0.8)
+        if close and name not in ADDED_FIELDS:
             raise ValueError(f"{cls.__name__} has no field {name!r}: did you mean {close[0]!r}?")
 
 

@@ -1,18 +1,18 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the models of all families share: the plan of a call, the reduction's switches, encoding and classifying."""
+"""What the models of all families share: the plan of a call, the reduction's switches, and encoding."""
 
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .budget import keep_ratio_for_macs
@@ -46,13 +46,6 @@ class FATRModelOutput(BaseModelOutputWithPooling):
     """For each reduction, (batch, patches) int64: which place of the sequence stands for every patch."""
     token_sizes: Tensor | None = None
     """(batch, tokens) int64: how many patches each token of the last hidden state stands for; 0 for prefix tokens."""
-
-
-@dataclass
-class FATRImageClassifierOutput(ImageClassifierOutput):
-    """A stock classifier's output and, where asked for, ``token_sources`` (see ``FATRModelOutput``)."""
-
-    token_sources: tuple[Tensor, ...] | None = None
 
 
 class ReductionModel(HubRepositoryMixin):
@@ -206,14 +199,22 @@ class ReductionEncoder(ReductionModel):
         """Cosines and sines of the rotary positions of every patch, (patches, head_dim) each; None without them."""
         return None
 
-    def read_out(self, encoded: Encoded) -> FATRModelOutput:
-        """What becomes of the layers' output: the last hidden state, and what is pooled from it.
+    def normed(self, hidden_states: Tensor) -> Tensor:
+        """The layers' output (batch, tokens, hidden) as the model gives it: after its last norm."""
+        return self.layernorm(hidden_states)
 
-        A family with a pooler pools by that, or not at all where it was left out; the others give the first token.
-        """
-        sequence = self.layernorm(encoded.hidden_states)
+    def pool(self, sequence: Tensor, layout: TokenLayout) -> Tensor | None:
+        """What is pooled from normed tokens: by the family's pooler, which may be left out, or else the first token."""
         pooler: Any = getattr(self, "pooler", lambda tokens: tokens[:, 0])
-        return FATRModelOutput(last_hidden_state=sequence, pooler_output=None if pooler is None else pooler(sequence))
+        return None if pooler is None else pooler(sequence)
+
+    def read_out(self, encoded: Encoded) -> FATRModelOutput:
+        """What becomes of the layers' output: its tokens, on the full grid if that was asked for, and a pooled one."""
+        sequence = self.normed(encoded.hidden_states)
+        pooled = self.pool(sequence, encoded.layout)
+        if encoded.dense:
+            sequence = self.normed(encoded.dense[-1])
+        return FATRModelOutput(last_hidden_state=sequence, pooler_output=pooled)
 
     def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Rows | None]:
         """The embedded images, their layout and the rotary positions of the grid."""
@@ -222,8 +223,6 @@ class ReductionEncoder(ReductionModel):
         layout = dense_layout(hidden_states.shape[0], grid, self.config.num_prefix_tokens, hidden_states.device)
         return hidden_states, layout, self.rotary(pixel_values)
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: Tensor,
@@ -235,6 +234,9 @@ class ReductionEncoder(ReductionModel):
         **kwargs: Any,
     ) -> FATRModelOutput:
         """Encodes images.
+
+        With ``dense_outputs`` in the configuration the last hidden state and all others are on the full grid; what is
+        pooled is pooled from the reduced sequence.
 
         Args:
             pixel_values: (batch, channels, height, width).
@@ -252,110 +254,67 @@ class ReductionEncoder(ReductionModel):
         plan = self.plan_for(pixel_values, plan)
         check_no_training(self)
         check_no_mask(kwargs.pop("attention_mask", None))
-        hidden_states, layout, rotary = self.start(
-            pixel_values, bool_masked_pos=bool_masked_pos, interpolate_pos_encoding=bool(interpolate_pos_encoding)
+        dense = None
+        if self.config.dense_outputs and any(step.reduces for step in plan):
+            asked = kwargs.pop("output_hidden_states", None)
+            asked = self.config.output_hidden_states if asked is None else asked
+            dense = asked_stages(asked or False, len(plan))
+            kwargs["output_hidden_states"] = False  # these are not the hidden states that leave the layers
+        return self.encode(
+            pixel_values,
+            plan,
+            dense,
+            {"bool_masked_pos": bool_masked_pos, "interpolate_pos_encoding": bool(interpolate_pos_encoding)},
+            output_token_sources=output_token_sources,
+            output_token_sizes=output_token_sizes,
+            **kwargs,
         )
-        encoded = run_layers(self.layers, hidden_states, layout, plan, rotary, **kwargs)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def encode(
+        self,
+        pixel_values: Tensor,
+        plan: Sequence[LayerPlan],
+        dense: set[int] | None,
+        embedding: dict[str, Any],
+        *,
+        output_token_sources: bool,
+        output_token_sizes: bool,
+        **kwargs: Any,
+    ) -> FATRModelOutput:
+        """``forward`` by a plan that has been checked.
+
+        Args:
+            dense: the hidden states to give on the full grid, where the last one is too; None for reduced outputs.
+            embedding: further arguments of ``embed``.
+        """
+        hidden_states, layout, rotary = self.start(pixel_values, **embedding)
+        stages = [] if dense is None else sorted({*dense, len(plan)})
+        encoded = run_layers(self.layers, hidden_states, layout, plan, rotary, dense_stages=stages, **kwargs)
         outputs = self.read_out(encoded)
+        if dense:
+            states = dict(zip(stages, encoded.dense, strict=True))
+            given: Any = tuple(states[stage] if stage in dense else None for stage in range(len(plan) + 1))
+            outputs.hidden_states = given
         if output_token_sources:
             outputs.token_sources = tuple(token_sources(each) for each in encoded.reduced_layouts)
-        if output_token_sizes and encoded.layout.is_reduced:
+        if output_token_sizes and encoded.layout.is_reduced and dense is None:
             outputs.token_sizes = token_sizes(encoded.layout)
         return outputs
 
 
-class ReductionClassifier(ReductionModel):
-    """An encoder, as ``base_model``, and a linear classifier on what is read out of it."""
-
-    output_class: ClassVar[type[FATRImageClassifierOutput]] = FATRImageClassifierOutput
-
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of an encoder's outputs."""
-        sequence: Any = outputs.last_hidden_state
-        parts = []
-        if self.config.classifier_reads != "patches":
-            parts.append(sequence[:, 0])
-        if self.config.classifier_reads != "cls":
-            parts.append(mean_of_patches(sequence, outputs.token_sizes, self.config.num_prefix_tokens))
-        classifier: Any = self.classifier
-        logits: Tensor = classifier(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
-        return logits
-
-    def further_outputs(self, outputs: FATRModelOutput) -> dict[str, Tensor]:
-        """What a classifier gives beside logits, by name."""
-        return {}
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
-        interpolate_pos_encoding: bool | None = None,
-        plan: Sequence[LayerPlan] | None = None,
-        output_token_sources: bool = False,
-        **kwargs: Any,
-    ) -> FATRImageClassifierOutput:
-        """Classifies images; arguments as for the encoder.
-
-        Args:
-            labels: (batch,) int64 class indices, for the loss.
-        """
-        check_no_training(self)
-        plan = self.plan_for(pixel_values, plan)
-        asked = {"output_token_sources": output_token_sources, **kwargs}
-        if self.config.classifier_reads == "cls" and not asks_for_more(self.config, asked):
-            plan[-1] = plan[-1]._replace(prefix_only=True)
-        outputs = self.base_model(
-            pixel_values,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            plan=plan,
-            output_token_sources=output_token_sources,
-            output_token_sizes=self.config.classifier_reads != "cls",
-            return_dict=True,
-            **kwargs,
-        )
-        logits = self.classify(outputs)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        return self.output_class(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            token_sources=outputs.token_sources,
-            **self.further_outputs(outputs),
-        )
-
-
-def mean_of_patches(sequence: Tensor, sizes: Tensor | None, num_prefix: int) -> Tensor:
-    """The mean over all patches of the image, each token weighed by the patches it stands for.
-
-    It equals the mean of the restored grid (``restore_tokens``).
+def asked_stages(asked: bool | int | Sequence[int], depth: int) -> set[int]:
+    """The places of the hidden states that are asked for, from 0 to the number of layers.
 
     Args:
-        sequence: (batch, tokens, hidden).
-        sizes: (batch, tokens), of ``token_sizes``; None where every token stands for one patch.
-        num_prefix: tokens before the patches.
-
-    Returns:
-        (batch, hidden).
+        asked: ``output_hidden_states``, as in transformers: whether to give them, or the places of some of them.
+        depth: number of layers.
     """
-    patches = sequence[:, num_prefix:]
-    if sizes is None:
-        return patches.mean(dim=1)
-    shares = sizes[:, num_prefix:].to(torch.promote_types(sequence.dtype, torch.float32))
-    shares = shares / shares.sum(dim=1, keepdim=True)
-    return (shares[:, None].to(sequence.dtype) @ patches).squeeze(1)
-
-
-def linear_classifier(config: ReductionConfig) -> nn.Linear | nn.Identity:
-    """The classifier of a configuration; the identity where it has no classes."""
-    return nn.Linear(config.classifier_width, config.num_labels) if config.num_labels else nn.Identity()
-
-
-def asks_for_more(config: ReductionConfig, arguments: dict[str, Any]) -> bool:
-    """Whether a classifier is asked for more than logits, so that all tokens of its last layer are computed."""
-    asked = ("output_hidden_states", "output_attentions", "output_token_sources")
-    return any(arguments.get(name, getattr(config, name, False)) for name in asked)
+    if isinstance(asked, bool):
+        return set(range(depth + 1)) if asked else set()
+    places = [asked] if isinstance(asked, int) else asked
+    return {place % (depth + 1) for place in places if -depth - 1 <= place <= depth}
 
 
 def check_pixel_values(pixel_values: Any, num_channels: int | None = None) -> None:

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 
 RENAMINGS = (
@@ -38,4 +38,11 @@ def register_names(*model_classes: type) -> None:
     for model_class in model_classes:
         conversions: list[Any] = [WeightRenaming(old, new) for old, new in RENAMINGS]
         conversions.append(WeightConverter(["mlp.weights_in"], ["mlp.gate", "mlp.fc1"], operations=[Chunk(dim=0)]))
+        register_checkpoint_conversion_mapping(model_class.__name__, conversions, overwrite=True)
+
+
+def register_stock_names(model_class: type, stock_model_type: str) -> None:
+    """Lets transformers load a composite as it loads the stock one, whose files may hold older names."""
+    conversions = get_checkpoint_conversion_mapping(stock_model_type)
+    if conversions:
         register_checkpoint_conversion_mapping(model_class.__name__, conversions, overwrite=True)

@@ -77,7 +77,7 @@ def position_grids(name: str, config: Any, arguments: dict[str, Any]) -> tuple[t
     """The grids of patches of a checkpoint's configuration and of the one it is loaded with, where its patches fit."""
     fields, _ = config.get_config_dict(name, **{key: value for key, value in arguments.items() if key in LOCATION})
     dense = type(config).from_dict(fields, **UNREDUCED)
-    stored, own = (getattr(each, "vision_config", each) for each in (dense, config))
+    stored, own = (getattr(each, "tower", each) for each in (dense, config))
     return (stored.patch_grid(), own.patch_grid()) if stored.patch_size == own.patch_size else None
 
 

@@ -1,0 +1,24 @@
+# Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a DPT whose backbone is reduced."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import DPTConfig
+
+from .composite_config import CompositeConfig
+from .configuration_fatr_dinov2 import FATRDinov2Config
+
+if TYPE_CHECKING:  # names the model's files as part of this code (see configuration_fatr_vit.py)
+    from .modeling_fatr_dpt import FATRDPTForDepthEstimation  # noqa: F401
+
+
+@strict
+class FATRDPTConfig(CompositeConfig, DPTConfig):
+    """That of `DPTConfig`, with a ``FATRDinov2Config`` as ``backbone_config``, for ``FATRDPTForDepthEstimation``."""
+
+    model_type = "fatr_dpt"
+    _auto_class = "AutoConfig"
+    tower_field = "backbone_config"
+    tower_configs = (FATRDinov2Config,)
+    stock_model_types: ClassVar[tuple[str, ...]] = ("dpt",)
