@@ -27,6 +27,14 @@ MODULES = re.findall(
     transformers.models.dinov2.modeling_dinov2
     transformers.models.dinov2_with_registers.modeling_dinov2_with_registers
     transformers.models.dinov3_vit.modeling_dinov3_vit transformers.models.ijepa.modeling_ijepa
+    transformers.models.depth_anything.modeling_depth_anything
+    transformers.models.dpt.modeling_dpt
+    transformers.models.gemma3.modeling_gemma3
+    transformers.models.llava.modeling_llava
+    transformers.models.llava_onevision.modeling_llava_onevision
+    transformers.models.paligemma.modeling_paligemma
+    transformers.models.upernet.modeling_upernet
+    transformers.models.zoedepth.modeling_zoedepth
     transformers.models.siglip.modeling_siglip transformers.models.vit.modeling_vit transformers.utils
     transformers.backbone_utils
     transformers.utils.generic transformers.utils.output_capturing
@@ -122,6 +130,13 @@ ALLOWED = {
         "setattr of a computed name": "the same",
         "vars": "the names of these fields",
     },
+    "composite_config.py": {
+        "getattr of a computed name": "the field of the tower, by a written name",
+        "setattr of a computed name": "the same",
+        "__mro__": "finds the stock configuration, whose default tower it takes",
+        "__module__": "the same",
+    },
+    "reduction_classifier.py": {"getattr of a computed name": "fields that ask for more than logits"},
     "reduction_model.py": {
         "getattr of a computed name": "fields of the configuration that set_reduction changes",
         "vars": "changes these fields all at once",
