@@ -84,6 +84,8 @@ def test_costs_are_within_a_few_percent(make_fatr, fields):
     assert costs["random"] == own
     assert costs["evit"] == pytest.approx(own, rel=0.04)
     assert costs["truncation"] == pytest.approx(own, rel=0.01)
+    assert costs["mctf"] == pytest.approx(own, rel=0.03)
+    assert costs["zero_tprune"] == pytest.approx(own, rel=0.02)
     # Not every number of tokens is a grid's.
     assert costs["pooling"] == pytest.approx(own, rel=0.08)
 
