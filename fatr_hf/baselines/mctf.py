@@ -6,9 +6,9 @@ its README). The paper fine-tunes with a consistency loss; here nothing is train
 
 One thing differs, for all rivals reduce between attention and MLP. The authors fuse in front of a layer's attention, by
 a map that this layer computes beforehand ("one-step-ahead attention", section 3), and then use that map, fused in rows
-and columns, in place of a second one. Here tokens are fused behind the attention, and their informativeness is the
-column mean of the map that has just acted on them. The authors' code has a variant without one step ahead as well,
-which fuses behind the MLP.
+and columns, in place of a second one. Here they are fused behind the attention of the same layer: their informativeness
+comes from the same map, which has by then acted on all of them. (Without one step ahead the authors' code fuses behind
+the MLP.)
 """
 
 import math

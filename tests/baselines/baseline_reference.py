@@ -235,7 +235,7 @@ def page_ranks(maps, prefix, places, steps):
     """Zero-TPrune's importance of the patch tokens among some places of the sequence, the prefix in front."""
     heads = []
     for head in maps:
-        graph = [[float(head[one, other]) for other in places] for one in places]
+        graph = head[places][:, places].tolist()
         scores = [math.sqrt(len(places)) if prefix and place == 0 else 1.0 for place in places]
         for _ in range(steps):
             votes = [score / sum(row) for score, row in zip(scores, graph, strict=True)]

@@ -139,7 +139,7 @@ def test_rivals_run_fuse_save_and_cost_about_the_same(name, tmp_path):
             parameter.add_(0.3)
     given = inputs_of(stock, 2)
     before = tensors_of(model(**given))
-    rivals = matched_rivals(model, [*rival_names(model.config), "mctf", "zero_tprune"])
+    rivals = matched_rivals(model)
     assert_rounded_alike(tensors_of(rivals["unreduced"](**given)), tensors_of(stock(**given)))
     for rival_name, rival in rivals.items():
         outputs = tensors_of(rival(**given))
@@ -152,6 +152,16 @@ def test_rivals_run_fuse_save_and_cost_about_the_same(name, tmp_path):
         if rival_name != "unreduced":
             assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.08)
     assert_rounded_alike(tensors_of(model(**given)), before)
+
+
+@pytest.mark.parametrize("name", ["encoder-ijepa", "encoder-dinov3", "clip-projection"])
+@torch.no_grad()
+def test_rivals_that_are_not_the_usual_fuse_and_cost_about_the_same(name):
+    stock = built(MODELS[name])
+    model, given = fatr_hf.convert(stock, keep_ratio=0.7), inputs_of(stock, 2)
+    for rival in matched_rivals(model, ["mctf", "zero_tprune"]).values():
+        assert_rounded_alike(tensors_of(rival.fuse()(**given)), tensors_of(rival(**given)))
+        assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.08)
 
 
 @pytest.mark.parametrize(
