@@ -216,9 +216,10 @@ def new_figure(panels: int) -> "tuple[Figure, list[Axes]]":
 
 
 def line_styles(lines: int) -> list[dict[str, Any]]:
-    """Colours and markers of so many lines; they repeat after the eighth."""
+    """Colours and markers of so many lines; they repeat after the eighth, dashed."""
     pairs = islice(cycle(zip(COLOURS, MARKERS, strict=True)), lines)
-    return [{"color": colour, "marker": marker, "markersize": 4} for colour, marker in pairs]
+    styles: list[dict[str, Any]] = [{"color": colour, "marker": marker, "markersize": 4} for colour, marker in pairs]
+    return styles[: len(COLOURS)] + [{**style, "linestyle": "--"} for style in styles[len(COLOURS) :]]
 
 
 def draw_rows(panel: "Axes", rows: Sequence[Row], label: str, style: "dict[str, Any]") -> None:

@@ -14,6 +14,7 @@ from ..modeling.token_plan import LayerPlan
 from .arguments import check_fatr, several
 from .evit import EViT
 from .macs import closest, count_twin, meta_twin
+from .mctf import MCTF
 from .methods import Method
 from .pitome import PiToMe
 from .pooling import Pooling
@@ -21,9 +22,13 @@ from .prune_merge import PruneMerge
 from .rival import METHODS, Rival, unreduced_copy
 from .tome import ToMe
 from .truncation import Truncation
+from .zero_tprune import ZeroTPrune
 
 RIVALS = ("unreduced", "random", *METHODS)
 """The names that ``matched_rivals`` takes."""
+
+RatioMethod = PiToMe | PruneMerge | ZeroTPrune
+"""Methods with one keep ratio for all of their layers."""
 
 OWN_FIELDS = ("reweight_attention", "dc_position_embeddings")
 """Fields of the reduction's own parameters, which rivals do not have."""
@@ -36,9 +41,9 @@ def matched_rivals(model: ReductionModel, names: Iterable[str] | None = None) ->
     """The unreduced model, and rivals at about the cost of a FATR model, all with its weights, in evaluation mode.
 
     ``unreduced`` and ``random`` are copies without parameters of the reduction: one does not reduce, the other keeps
-    tokens at random. EViT and average pooling reduce in the same layers with the same keep ratios; ToMe, PiToMe and
-    pruning with merging reduce in (nearly) every layer, by as much as brings their multiply-accumulates closest to
-    FATR's; truncation has FATR's token counts.
+    tokens at random. EViT and average pooling reduce in the same layers with the same keep ratios; truncation has
+    FATR's token counts; all others reduce in layers of their own, most of them in nearly every layer, by as much as
+    brings their multiply-accumulates closest to FATR's.
     Rivals hold copies of the weights, so that the model stays as it is whatever becomes of them.
 
     Args:
@@ -108,10 +113,13 @@ def matched_plan(model: ReductionModel, name: str, config: ReductionConfig) -> l
 
 def matched_method(model: ReductionModel, name: str, config: ReductionConfig) -> Method:
     """A method of ``METHODS`` at about the cost of a configuration, which is the model's but for the reduction."""
-    if name == "tome":
-        return ToMe(merges_per_layer=matched_merges(model, schedule_macs(config)))
-    if name in ("pitome", "prune_merge"):
-        return matched_ratio(model, PiToMe if name == "pitome" else PruneMerge, schedule_macs(config))
+    by_merges: dict[str, type[ToMe | MCTF]] = {"tome": ToMe, "mctf": MCTF}
+    if name in by_merges:
+        merges = matched_merges(model, schedule_macs(config), by_merges[name])
+        return by_merges[name](merges_per_layer=merges)
+    by_ratio: dict[str, type[RatioMethod]] = {"pitome": PiToMe, "prune_merge": PruneMerge, "zero_tprune": ZeroTPrune}
+    if name in by_ratio:
+        return matched_ratio(model, by_ratio[name], schedule_macs(config))
     if name == "truncation":
         return Truncation(tokens_out=[step.tokens_out for step in config.plan()])
     layerwise: dict[str, type[EViT | Pooling]] = {"evit": EViT, "pooling": Pooling}
@@ -119,7 +127,7 @@ def matched_method(model: ReductionModel, name: str, config: ReductionConfig) ->
     return layerwise[name](reduction_layers=config.reduction_layers, keep_ratio=ratios)
 
 
-def matched_ratio(model: ReductionModel, method: type[PiToMe | PruneMerge], macs: int) -> Method:
+def matched_ratio(model: ReductionModel, method: type[RatioMethod], macs: int) -> Method:
     """A method with the keep ratio, in thousandths, whose multiply-accumulates are closest to a number of them.
 
     Args:
@@ -134,8 +142,8 @@ def matched_ratio(model: ReductionModel, method: type[PiToMe | PruneMerge], macs
     return method(keep_ratio=1 - closest(range(501), cost, macs) / 1000)
 
 
-def matched_merges(model: ReductionModel, macs: int) -> int:
-    """The merges in each of ToMe's layers for which its multiply-accumulates are closest to a number of them.
+def matched_merges(model: ReductionModel, macs: int, method: type[ToMe | MCTF] = ToMe) -> int:
+    """The merges in each of a method's layers for which its multiply-accumulates are closest to a number of them.
 
     Args:
         model: any FATR model; its weights are not looked at.
@@ -144,7 +152,7 @@ def matched_merges(model: ReductionModel, macs: int) -> int:
     patches = math.prod(model.config.patch_grid())
 
     def cost(merges: int) -> int:
-        method = ToMe(merges_per_layer=merges, proportional_attention=False)
-        return count_twin(twin, plan=method.plan(model.config))
+        merging = method(merges_per_layer=merges, proportional_attention=False)
+        return count_twin(twin, plan=merging.plan(model.config))
 
     return closest(range(patches // 2 + 1), cost, macs)

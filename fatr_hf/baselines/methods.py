@@ -46,7 +46,7 @@ class LayerwiseMethod(Method):
     """A method that reduces in a few layers, each to a share of its tokens.
 
     Args:
-        reduction_layers: 0-based, strictly increasing; by default a quarter, half and three quarters of the depth.
+        reduction_layers: 0-based, strictly increasing; by default ``usual_layers``.
         keep_ratio: in (0, 1]; one value, or one for each of these layers. 1 leaves a layer an ordinary one.
     """
 
@@ -67,15 +67,17 @@ class LayerwiseMethod(Method):
             if not is_number(ratio) or not 0 < ratio <= 1:
                 raise ValueError(f"keep_ratio={self.keep_ratio!r} must lie in (0, 1]; {ratio!r} does not.")
 
+    def usual_layers(self, depth: int) -> Sequence[int]:
+        """Layers at a quarter, half and three quarters of the depth."""
+        return sorted({depth // 4, depth // 2, 3 * depth // 4})
+
     def ratios(self, depth: int) -> dict[int, float]:
         """The keep ratio of each reduction layer of a model with ``depth`` layers.
 
         Raises:
             ValueError: a layer that the model does not have, or another number of ratios.
         """
-        layers = self.reduction_layers
-        if layers is None:
-            layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
+        layers = self.usual_layers(depth) if self.reduction_layers is None else self.reduction_layers
         if any(layer >= depth for layer in layers):
             raise ValueError(f"reduction_layers={list(layers)} must lie below {depth}, the number of layers.")
         return dict(zip(layers, per_layer("keep_ratio", self.keep_ratio, layers), strict=True))

@@ -18,18 +18,22 @@ from ..modeling.reduction_model import ReductionModel, check_pixel_values
 from ..modeling.token_plan import LayerPlan
 from .arguments import check_fatr, described
 from .evit import EViT
+from .mctf import MCTF
 from .methods import Method
 from .pitome import PiToMe
 from .pooling import Pooling
 from .prune_merge import PruneMerge
 from .tome import ToMe
 from .truncation import Truncation
+from .zero_tprune import ZeroTPrune
 
 METHODS: dict[str, type[Method]] = {
     "evit": EViT,
     "tome": ToMe,
     "pitome": PiToMe,
     "prune_merge": PruneMerge,
+    "mctf": MCTF,
+    "zero_tprune": ZeroTPrune,
     "pooling": Pooling,
     "truncation": Truncation,
 }

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..analysis.curves import COLOURS, MARKERS
+from ..analysis.curves import line_styles
 from ..analysis.figure_files import check_figure_file, save_figure
 from ..analysis.measures import widened
 from ..analysis.model_inputs import check_finite, is_classifier, model_batches
@@ -35,6 +35,8 @@ LABELS = {
     "tome": "ToMe",
     "pitome": "PiToMe",
     "prune_merge": "prune, then merge",
+    "mctf": "MCTF",
+    "zero_tprune": "Zero-TPrune",
     "evit": "EViT",
     "random": "random",
 }
@@ -243,12 +245,12 @@ def plot_frontier(points: Sequence[Point], path: Path) -> None:
     figure = Figure(figsize=(4.6 * (1 + len(sizes)), 4.2), layout="constrained")
     panels = figure.subplots(1, 1 + len(sizes), sharey=True, squeeze=False)[0]
     for panel, size in zip(panels, [None, *sizes], strict=True):
-        for place, name in enumerate(LABELS):
+        for style, name in zip(line_styles(len(LABELS)), LABELS, strict=True):
             members = sorted((each for each in points if each.method == name), key=lambda each: each.budget)
             costs = [each.macs if size is None else each.times[size] for each in members]
             values = [100 * each.answers[question] for each in members]
             if members:
-                panel.plot(costs, values, label=LABELS[name], color=COLOURS[place], marker=MARKERS[place])
+                panel.plot(costs, values, label=LABELS[name], **style)
         panel.set_xlabel("multiply-accumulates" if size is None else f"time, batch {size}")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("predictions that stay, %" if question == "agreement" else "cosine of the pooled output, %")

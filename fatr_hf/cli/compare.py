@@ -9,7 +9,7 @@ import typer
 from ..analysis.compare import compare, comparison_table
 from ..analysis.curves import comparison_figure
 from ..analysis.figure_files import check_figure_file, save_figure
-from ..baselines.matched import RIVALS, matched_rivals
+from ..baselines.matched import RIVALS, USUAL, matched_rivals
 from ..benchmark.frontier import frontier as compare_frontier
 from ..benchmark.frontier import frontier_table, plot_frontier
 from ..benchmark.machine import choose_device
@@ -53,7 +53,7 @@ With --frontier FATR's presets and the rivals are compared at several budgets, b
 def run(
     model: ModelName,
     images: Images,
-    rivals: Annotated[str | None, option(f"Of {', '.join(RIVALS)}. [all but truncation]")] = None,
+    rivals: Annotated[str | None, option(f"Of {', '.join(RIVALS)}. [{', '.join(USUAL)}]")] = None,
     beside: Annotated[str | None, option("Further models, as they are: folders or Hub names.")] = None,
     *,
     reduction: Reduction,

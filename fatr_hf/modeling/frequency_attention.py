@@ -42,7 +42,8 @@ class Evidence(NamedTuple):
     """What a layer's attention tells of its tokens to a reduction."""
 
     scores: Tensor | None
-    """(batch, tokens) in float32 or better, where the selection is scored by the attention."""
+    """(batch, tokens) in float32 or better, where the selection is scored by the attention; of a selection that is a
+    function, its result."""
     keys: Tensor | None = None
     """(batch, tokens, head_dim) in float32 or better: the keys as projected, averaged over heads, without gradient;
     where the plan asks for them."""
@@ -60,7 +61,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     scaling: float,
-    selection: str | None = None,
+    selection: str | Callable[..., Any] | None = None,
     column_weights: Tensor | None = None,
     dropout: float = 0.0,
     score_implementation: str | None = None,
@@ -73,7 +74,7 @@ def attend(
         module: the attention module, which these functions take first.
         query, key, value: (batch, heads, tokens, head_dim).
         scaling: factor of the logits.
-        selection: one of ``SELECTIONS`` in a layer that reduces, None elsewhere.
+        selection: one of ``SELECTIONS``, or a function (see ``LayerPlan``), in a layer that reduces; None elsewhere.
         column_weights: (batch, heads, tokens), by which a head's columns count in their mean; None for 1.
         dropout: attention dropout; the scores are those of the map before it.
         score_implementation: one of ``SCORE_IMPLEMENTATIONS`` for the column means; by default the best available.
@@ -106,6 +107,8 @@ def attend(
         scores = column_means_without_map(query, key, scaling, column_weights, score_implementation)
     elif selection == "cls_attention":
         scores = cls_attention(query, key, scaling) if exact_map is None else exact_map[:, :, 0].mean(dim=1)
+    elif callable(selection):
+        scores = selection(query, key, scaling, exact_map)
     return AttentionResult(output, weights, scores)
 
 
@@ -272,7 +275,7 @@ def append_sizes(
 
 
 def selection_scores(
-    selection: str | None,
+    selection: str | Callable[..., Any] | None,
     attention_scores: Tensor | None,
     hidden_states: Tensor,
     layout: TokenLayout,

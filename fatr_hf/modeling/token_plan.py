@@ -52,8 +52,9 @@ class LayerPlan(NamedTuple):
     windows_out: tuple[int, ...]
     follows_reduction: bool
     """Whether this layer or one before it reduces by the paper's method: heads then re-weight."""
-    selection: str | None = "high_frequency"
-    """How the layer ranks its patches, if it reduces; None where a rule needs no scores."""
+    selection: str | Callable[..., Any] | None = "high_frequency"
+    """How the layer ranks its patches, if it reduces; None where a rule needs no scores. A function goes with a rule:
+    of query, key, scaling and the exact map, where there is one, it makes ``Evidence.scores``."""
     fold: str = "windows"
     """What becomes of the patches that are not kept: one of ``FOLDS``."""
     size_exponent: float = 0.0

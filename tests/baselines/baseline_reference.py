@@ -1,8 +1,8 @@
 """The rivals once more, slowly: float64, one image at a time, explicit maps, tokens chosen and merged in loops.
 
-Written from the papers (EViT arXiv 2202.07800, ToMe 2210.09461, PiToMe 2405.16148, DiffRate 2305.17997); no function of
-the package is called. Every forward takes a rival's weights and a ``reduce`` that is told the layer, the residual
-stream, the maps and the keys.
+Written from the papers (EViT arXiv 2202.07800, ToMe 2210.09461, PiToMe 2405.16148, DiffRate 2305.17997, MCTF
+2403.10030, Zero-TPrune 2305.17328); no function of the package is called. Every forward takes a rival's weights and a
+``reduce`` that is told the layer, the residual stream, the maps and the keys.
 """
 
 import math
@@ -184,6 +184,88 @@ def prune_and_merge(steps, channels, prefix=1):
         for source in order[keep : len(order) - pruned]:
             joins[source] = max(kept, key=lambda target: cosine(tokens[source][:channels], tokens[target][:channels]))
         return joined(tokens, sizes, prefix, kept, joins)
+
+    return reduce
+
+
+def fuse_by_criteria(merges_per_layer, channels, temperatures=(1, 20, 40), prefix=1):
+    """MCTF; the number of merges in every layer. ``channels`` as for ``prune_and_merge``."""
+
+    def reduce(layer, tokens, maps, keys, sizes):
+        count, places = merges_per_layer[layer], range(prefix, len(tokens))
+        if not count:
+            return tokens, sizes
+        informative = {place: sum(float(head[:, place].mean()) for head in maps) / len(maps) for place in places}
+        set_a, set_b = list(places)[1::2], list(places)[::2]
+        attraction = {}
+        for one in set_a:
+            for other in set_b:
+                alike = (1 + cosine(tokens[one][:channels], tokens[other][:channels])) / 2
+                attended, size = informative[one] * informative[other], sizes[one] * sizes[other]
+                value = (
+                    alike ** (1 / temperatures[0]) / attended ** (1 / temperatures[1]) / size ** (1 / temperatures[2])
+                )
+                attraction[one, other] = attraction[other, one] = value
+
+        def edges(sources, targets):
+            found = []
+            for source in sources:
+                nearest = max(targets, key=lambda target: attraction[source, target])
+                found.append((attraction[source, nearest], source, nearest))
+            return [edge[1:] for edge in sorted(found, key=lambda edge: -edge[0])]
+
+        groups = {place: [place] for place in places}
+        for source, target in edges(set_a, set_b)[: count // 2]:
+            groups[target] += groups.pop(source)
+            set_a.remove(source)
+        backward = edges(set_b, set_a)
+        for source, target in backward[: count - count // 2]:
+            groups[target] += groups.pop(source)
+        new, new_sizes = list(tokens[:prefix]), list(sizes[:prefix])
+        for place in [*set_a, *(source for source, _ in backward[count - count // 2 :])]:
+            weights = {member: informative[member] * sizes[member] for member in groups[place]}
+            new.append(sum(weight * tokens[member] for member, weight in weights.items()) / sum(weights.values()))
+            new_sizes.append(sum(sizes[member] for member in groups[place]))
+        return torch.stack(new), new_sizes
+
+    return reduce
+
+
+def page_ranks(maps, prefix, places, steps):
+    """Zero-TPrune's importance of the patch tokens among some places of the sequence, the prefix in front."""
+    heads = []
+    for head in maps:
+        graph = head[places][:, places].tolist()
+        scores = [math.sqrt(len(places)) if prefix and place == 0 else 1.0 for place in places]
+        for _ in range(steps):
+            votes = [score / sum(row) for score, row in zip(scores, graph, strict=True)]
+            scores = [sum(vote * row[k] for vote, row in zip(votes, graph, strict=True)) for k in range(len(places))]
+        scores = scores[prefix:]
+        mean = sum(scores) / len(scores)
+        heads.append((scores, sum((score / mean - 1) ** 2 for score in scores) / len(scores)))
+    chosen = [scores for scores, variance in heads if 0.01 <= variance <= 0.7] or [scores for scores, _ in heads]
+    joint = [math.sqrt(sum(score**2 for score in each) / len(each)) for each in zip(*chosen, strict=True)]
+    return dict(zip(places[prefix:], joint, strict=True))
+
+
+def prune_ranked(plan, prefix=1):
+    """Zero-TPrune; ``plan`` maps layers to (tokens that stay, tokens that go for their likeness, steps)."""
+
+    def reduce(layer, tokens, maps, keys, sizes):
+        if layer not in plan:
+            return tokens, sizes
+        keep, similar, steps = plan[layer]
+        places, mean_keys = list(range(len(tokens))), sum(keys) / len(keys)
+        importance = page_ranks(maps, prefix, places, 1)
+        order = sorted(importance, key=lambda place: -importance[place])
+        half = -(-len(order) // 2)
+        likeness = {
+            one: max(cosine(mean_keys[one], mean_keys[other]) for other in order[:half]) for one in order[half:]
+        }
+        gone = sorted(likeness, key=lambda place: -likeness[place])[:similar]
+        importance = page_ranks(maps, prefix, [place for place in places if place not in gone], steps)
+        kept = sorted(sorted(importance, key=lambda place: -importance[place])[:keep])
+        return torch.stack([*tokens[:prefix], *(tokens[place] for place in kept)]), sizes[: prefix + keep]
 
     return reduce
 

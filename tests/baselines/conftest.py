@@ -19,6 +19,8 @@ FIELDS = {
     "tome": {"merges_per_layer": [9, 0, 20, 5]},
     "pitome": {"keep_ratio": 0.8},
     "prune_merge": {"keep_ratio": 0.6},
+    "mctf": {"merges_per_layer": [9, 0, 20, 5]},
+    "zero_tprune": {"reduction_layers": [0, 2], "keep_ratio": [0.7, 0.6]},
     "truncation": {"tokens_out": [65, 40, 40, 7]},
 }
 """For each rival a reduction that leaves some layers alone."""

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from baseline_reference import (
+    fuse_by_criteria,
     merge,
     merge_redundant,
     prune_and_merge,
+    prune_ranked,
     reference_states,
     reorganize,
     truncate,
@@ -14,7 +16,7 @@ from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, OTHERS, built, images
 from rounding import assert_rounded_alike
 
 import fatr_hf
-from fatr_hf.baselines import EViT, PiToMe, Pooling, PruneMerge, Rival, ToMe, Truncation
+from fatr_hf.baselines import MCTF, EViT, PiToMe, Pooling, PruneMerge, Rival, ToMe, Truncation, ZeroTPrune
 from fatr_hf.baselines.macs import count_macs
 from fatr_hf.baselines.matched import matched_rivals, rival_names
 from fatr_hf.baselines.rival import unreduced_copy
@@ -85,6 +87,32 @@ def test_pruning_then_merging_is_the_references(name, pruned):
 
 
 @encoders
+@pytest.mark.parametrize("proportional", [True, False], ids=["proportional", "plain"])
+@torch.no_grad()
+def test_mctf_is_the_references(name, proportional):
+    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    merges = [9, 0, 20, 1]
+    # Attention and size count for more than by default, so that they decide who merges.
+    method = MCTF(merges, temperatures=(1, 3, 5), proportional_attention=proportional)
+    states = Rival.of(model, method)(pixel_values, output_hidden_states=True).hidden_states
+    reduce = fuse_by_criteria(
+        merges, states[-1].shape[2], temperatures=(1, 3, 5), prefix=model.config.num_prefix_tokens
+    )
+    assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce, sizes_count=proportional))
+
+
+@encoders
+@torch.no_grad()
+def test_zero_tprune_is_the_references(name):
+    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    method = ZeroTPrune([0, 1, 3], [0.7, 0.8, 0.5], steps=(7, 3, 1))
+    states = Rival.of(model, method)(pixel_values, output_hidden_states=True).hidden_states
+    # Of 64 patches 44, 35 and 17 are kept.
+    reduce = prune_ranked({0: (44, 10, 7), 1: (35, 4, 3), 3: (17, 9, 1)}, prefix=model.config.num_prefix_tokens)
+    assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce))
+
+
+@encoders
 @torch.no_grad()
 def test_truncation_is_the_references(name):
     model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
@@ -126,7 +154,21 @@ def test_rivals_run_fuse_save_and_cost_about_the_same(name, tmp_path):
     assert_rounded_alike(tensors_of(model(**given)), before)
 
 
-@pytest.mark.parametrize("method", [ToMe(9), EViT(), Pooling(grids=[4, 4, 2])], ids=["tome", "evit", "pooling"])
+@pytest.mark.parametrize("name", ["encoder-ijepa", "encoder-dinov3", "clip-projection"])
+@torch.no_grad()
+def test_rivals_that_are_not_the_usual_fuse_and_cost_about_the_same(name):
+    stock = built(MODELS[name])
+    model, given = fatr_hf.convert(stock, keep_ratio=0.7), inputs_of(stock, 2)
+    for rival in matched_rivals(model, ["mctf", "zero_tprune"]).values():
+        assert_rounded_alike(tensors_of(rival.fuse()(**given)), tensors_of(rival(**given)))
+        assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.08)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ToMe(9), EViT(), Pooling(grids=[4, 4, 2]), MCTF(9)],
+    ids=["tome", "evit", "pooling", "mctf"],
+)
 @torch.no_grad()
 def test_every_patch_is_in_the_token_that_stands_for_it(method):
     """Sizes count the patches, and a patch that is a token of its own comes back as it is."""

@@ -5,7 +5,7 @@ import torch
 from rounding import assert_rounded_alike
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
-from fatr_hf.baselines import METHODS, Rival, ToMe, matched
+from fatr_hf.baselines import MCTF, METHODS, Rival, ToMe, matched
 from fatr_hf.baselines.macs import count_macs, plan_macs
 from fatr_hf.baselines.matched import RIVALS, USUAL, matched_merges, matched_plan, matched_rivals
 from fatr_hf.baselines.rival import unreduced_copy
@@ -84,6 +84,10 @@ def test_costs_are_within_a_few_percent(make_fatr, fields):
     assert costs["random"] == own
     assert costs["evit"] == pytest.approx(own, rel=0.04)
     assert costs["truncation"] == pytest.approx(own, rel=0.01)
+    assert costs["zero_tprune"] == pytest.approx(own, rel=0.01)
+    # Three of four layers merge half of the tokens at most, which is not always as cheap.
+    least = plan_macs(unreduced_copy(fatr), MCTF(98).plan(fatr.config))
+    assert costs["mctf"] == pytest.approx(max(own, least), rel=0.01)
     # Not every number of tokens is a grid's.
     assert costs["pooling"] == pytest.approx(own, rel=0.08)
 

@@ -85,7 +85,10 @@ def test_checkpoints_of_other_models_and_with_holes_are_refused(rival, sharp_sto
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"method": "tomme"}, "method='tomme' must be one of evit, tome, pitome, prune_merge, pooling, truncation"),
+        (
+            {"method": "tomme"},
+            "method='tomme' must be one of evit, tome, pitome, prune_merge, mctf, zero_tprune, pooling",
+        ),
         ({"settings": {"merges": 3}}, "ToMe has no field 'merges', but merges_per_layer, proportional_attention"),
         ({"settings": {"merges_per_layer": [1]}}, "has 1 entries, but there are 12"),
         ({"architecture": "ViTModel"}, "architecture='ViTModel' must be a model of 'fatr_vit'"),
@@ -104,7 +107,7 @@ def test_bad_configurations_are_refused_in_words(fields, words):
         (
             lambda fatr, stock: fatr,
             "tome",
-            "method='tome' must be one of EViT, ToMe, PiToMe, PruneMerge, Pooling, Truncation, such as ToMe",
+            "method='tome' must be one of EViT, ToMe, PiToMe, PruneMerge, MCTF, ZeroTPrune, Pooling, Truncation",
         ),
         (
             lambda fatr, stock: stock,
@@ -205,6 +208,8 @@ def test_fused_copies_give_the_same_logits(rival, pixel_values):
         ("evit", {"reduction_layers": [0], "keep_ratio": 0.5}),
         ("pooling", {"reduction_layers": [0], "keep_ratio": 0.5}),
         ("tome", {"merges_per_layer": [9, 0]}),
+        ("mctf", {"merges_per_layer": [9, 0]}),
+        ("zero_tprune", {"reduction_layers": [0], "keep_ratio": 0.5}),
         ("truncation", {"tokens_out": [40, 40]}),
     ],
 )

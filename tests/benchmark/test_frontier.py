@@ -73,7 +73,7 @@ def test_answers_are_those_of_the_models_themselves(model, points):
 
 def test_an_encoder_without_cls_has_the_methods_that_need_none():
     model = FATRIJepaModel(FATRIJepaConfig(**SIZE, image_size=32, patch_size=4)).eval()
-    assert default_methods(model.config) == ("faithful", "paper", "tome", "pitome", "random")
+    assert default_methods(model.config) == ("faithful", "paper", "tome", "pitome", "mctf", "zero_tprune", "random")
     [point] = frontier(model, IMAGES, ["tome"], budgets=[0.7], batch_sizes=[1], fused=False, rounds=1)
     assert set(point.answers) == {"cosine", "patches"}
 
