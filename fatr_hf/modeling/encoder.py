@@ -23,18 +23,11 @@ from .frequency_attention import (
     selection_scores,
     value_energies,
 )
-from .operators import reduction_function
+from .operators import compare_keys, reduction_function
 from .positions import rotary_rows, rotate
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
-from .token_reduction import (
-    TokenLayout,
-    after_reduction,
-    dense_sequence,
-    fold_similar,
-    key_similarity,
-    with_residual,
-)
+from .token_reduction import TokenLayout, after_reduction, dense_sequence, with_residual
 
 Rows = tuple[Tensor, Tensor]
 """Cosines and sines by which rotary positions turn the tokens of a sequence (see ``rotary_rows``)."""
@@ -213,13 +206,14 @@ class FATRReduction(nn.Module):
         if plan.rule is not None:
             reduced, new_layout = plan.rule(hidden_states, evidence, layout, plan)
             return reduced, after_reduction(layout, hidden_states, reduced, new_layout, None)
-        similarity = None
+        likeness = None
         if evidence.keys is not None:
-            similarity = key_similarity(evidence.keys[:, plan.prefix : plan.prefix + plan.patches_in])
-        scores = selection_scores(plan.selection, evidence.scores, hidden_states, layout, plan.layer, similarity)
+            keys = evidence.keys[:, plan.prefix : plan.prefix + plan.patches_in]
+            likeness = compare_keys(implementation, hidden_states, keys)
+        scores = selection_scores(plan.selection, evidence.scores, hidden_states, layout, plan.layer, likeness)
         if plan.fold == "similar":
-            assert similarity is not None, "a fold by similarity compares keys"
-            reduced, new_layout = fold_similar(hidden_states, scores, similarity, layout, plan.patches_out)
+            assert likeness is not None, "a fold by similarity compares keys"
+            reduced, new_layout = likeness.fold(hidden_states, scores, layout, plan.patches_out)
             return reduced, after_reduction(layout, hidden_states, reduced, new_layout, None)
         positions = self.dc_position_embeddings
         reduce = reduction_function(implementation, hidden_states, plan.windows_out, positions)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .attention_scores import attention_with_log_sum_exp, cls_attention, naive_column_means
-from .operators import check_kernels, column_kernel_serves, column_means
+from .operators import Likeness, check_kernels, column_kernel_serves, column_means
 from .token_plan import SIZE_CHANNELS
-from .token_reduction import TokenLayout, distinctness
+from .token_reduction import TokenLayout
 
 SCORE_IMPLEMENTATIONS = ("map", "log_sum_exp", "triton", "blocked", "naive")
 """How column means are computed: from the map of eager attention, from the log-sum-exp of PyTorch's fused attention, by
@@ -280,7 +280,7 @@ def selection_scores(
     hidden_states: Tensor,
     layout: TokenLayout,
     layer: int,
-    similarity: Tensor | None = None,
+    likeness: Likeness | None = None,
 ) -> Tensor:
     """The scores that rank patch tokens; the highest are kept.
 
@@ -293,7 +293,7 @@ def selection_scores(
     Args:
         attention_scores: (batch, tokens), the scores that ``attend`` gave for this selection.
         hidden_states: (batch, tokens, hidden), the sequence about to be reduced.
-        similarity: (batch, patches, patches) of ``key_similarity``, where the selection needs it.
+        likeness: of the patch tokens, where the selection needs it.
 
     Returns:
         (batch, patches), without gradient.
@@ -306,7 +306,7 @@ def selection_scores(
         return grid_scores[layout.positions]
     assert attention_scores is not None, f"selection {selection!r} is scored by the attention"
     if selection == "high_frequency_energy":
-        assert similarity is not None, "the energy of a token counts as far as it is distinct"
+        assert likeness is not None, "the energy of a token counts as far as it is distinct"
         energies = attention_scores[:, patches]
-        return energies * distinctness(similarity, energies).square()
+        return energies * likeness.distinctness(energies).square()
     return attention_scores[:, patches] * (-1 if selection == "low_frequency" else 1)

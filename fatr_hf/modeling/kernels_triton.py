@@ -3,36 +3,20 @@
 
 What ``column_means`` and ``reduce_tokens`` compute, the plain functions of these names say. No atomics and no
 autotuning: a result is the same from run to run. The functions at the end launch the kernels; they neither check their
-arguments nor know autograd. Without triton this file still loads and ``HAS_TRITON`` is False.
+arguments nor know autograd.
 """
 # Arguments of kernels have no Python types.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from math import ceil, prod
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-
-    HAS_TRITON = True
-    # The interpreter, which tests use where there is no GPU, holds bfloat16 as integers and multiplies these.
-    INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-except ImportError:
-    HAS_TRITON = False
-    # What reading the definitions below needs; nobody calls them.
-    triton, tl = SimpleNamespace(jit=lambda function: function), SimpleNamespace(constexpr=object)
+from .kernels_common import PROGRAMS, launch, lowest_kept, next_kept, next_power_of_2, product, tl, triton
 
 LOG2_E = 1.4426950408889634
-
-PROGRAMS = 512
-"""So many programs fill a large GPU (132 multiprocessors on an H100); smaller batches are cut finer to get there."""
 
 KEY_TILE_BYTES = 64 * 1024
 """Keys of a head that may be in shared memory at a time: with the queries, they fit into the 99 KiB of small GPUs."""
@@ -57,14 +41,6 @@ def _load_tokens(base, image, head, first, tokens, strides, DIMS: tl.constexpr, 
 
 
 @triton.jit
-def _product(left, right):
-    """``left @ right`` in float32."""
-    if INTERPRETED:
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, right, input_precision="ieee")
-
-
-@triton.jit
 def row_statistics_kernel(
     tensors, heads, tokens, factor, strides, DIMS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr
 ):
@@ -80,7 +56,7 @@ def row_statistics_kernel(
     for first_key in range(0, tokens, KEYS):
         key_tile = _load_tokens(key, image, head, first_key, tokens, key_strides, DIMS, KEYS)
         is_key = first_key + tl.arange(0, KEYS) < tokens
-        products = tl.where(is_key[None, :], _product(query_tile, tl.trans(key_tile)), float("-inf"))
+        products = tl.where(is_key[None, :], product(query_tile, tl.trans(key_tile)), float("-inf"))
         new_offsets = tl.maximum(offsets, tl.max(products, axis=1) * factor)
         exponentials = tl.exp2(tl.fma(products, factor, -new_offsets[:, None]))
         sums = sums * tl.exp2(offsets - new_offsets) + tl.sum(exponentials, axis=1)
@@ -117,7 +93,7 @@ def column_sums_kernel(
         for first in range(first_query, min(first_query + split_queries, tokens), QUERIES):
             query_tile = _load_tokens(query, image, head, first, tokens, query_strides, DIMS, QUERIES)
             places = first + tl.arange(0, QUERIES)
-            products = _product(query_tile, tl.trans(key_tile))
+            products = product(query_tile, tl.trans(key_tile))
             if row_offsets is None:
                 # One rounded offset for the whole row cancels in the quotient, however large the logits are.
                 products = tl.where(columns[None, :] < tokens, products, float("-inf"))
@@ -139,18 +115,6 @@ def column_sums_kernel(
             column_sums += pair_sums
     totals = tl.sum(tl.reshape(column_sums, (QUERIES // 2, KEYS)), axis=0) * weight
     tl.store(sums + image_split * tokens + columns, totals, mask=columns < tokens)
-
-
-@triton.jit
-def _ordered_integers(scores):
-    """Signed integers in the order of the scores; NaN equals -inf, and both zeros are equal."""
-    bits: tl.constexpr = scores.dtype.primitive_bitwidth
-    if scores.dtype.is_floating():
-        scores = tl.where(scores != scores, float("-inf"), scores)
-        scores = tl.where(scores == 0, 0.0, scores)
-        scores = scores.to(tl.int64 if bits == 64 else tl.int32, bitcast=True)
-        scores ^= (scores >> (bits - 1)) & ((1 << (bits - 1)) - 1)
-    return scores
 
 
 @triton.jit
@@ -183,26 +147,9 @@ def reduce_tokens_kernel(
     is_column = hidden_columns < hidden_size
     column_places = hidden_states + image * hidden_strides[0] + hidden_columns[None, :] * hidden_strides[2]
 
-    # The lowest kept score, four bits at a time from the top: the largest number that ``keep`` scores or more reach.
-    bits: tl.constexpr = scores.dtype.element_ty.primitive_bitwidth
-    digits = tl.arange(0, 16).to(tl.int64 if bits == 64 else tl.int32)
-    lowest = tl.full((1,), 1, digits.dtype) << (bits - 1)
-    threshold, above = lowest, 0
-    for step in range(bits // 4):
-        shift = bits - 4 - 4 * step
-        reaching = tl.zeros((16,), tl.int32)
-        for first in range(0, patches, PATCHES):
-            patch = first + tl.arange(0, PATCHES)
-            integers = _ordered_integers(tl.load(scores + patch * score_strides[1], mask=patch < patches, other=0))
-            integers = tl.where(patch < patches, integers, lowest)
-            reaching += tl.sum((integers[:, None] >= (threshold ^ (digits << shift))[None, :]).to(tl.int32), axis=0)
-        # What is above the threshold reaches the lowest candidate beyond it, in whichever round that was tried.
-        above = tl.maximum(above, tl.max(tl.where(reaching < keep, reaching, 0), axis=0))
-        threshold ^= (tl.sum((reaching >= keep).to(tl.int32), axis=0) - 1).to(digits.dtype) << shift
-
+    threshold, ties = lowest_kept(scores, score_strides[1], patches, keep, PATCHES)
     window_places = tl.arange(0, WINDOWS)
     sums, counts = tl.zeros((WINDOWS, HIDDEN), tl.float32), tl.zeros((WINDOWS,), tl.int32)
-    # Two counters in one number, so that one scan does: scores above the threshold, and from bit 32 on those equal.
     counted = tl.zeros((1,), tl.int64)
     for first in range(0, first_old_dc, TOKENS):
         tokens = first + tl.arange(0, TOKENS)
@@ -211,15 +158,8 @@ def reduce_tokens_kernel(
         tile = tl.load(column_places + tokens[:, None] * hidden_strides[1], mask=mask, other=0.0)
 
         patch = tokens - num_prefix
-        own = _ordered_integers(tl.load(scores + patch * score_strides[1], mask=is_patch, other=0))
-        is_above, is_tie = is_patch & (own > threshold), is_patch & (own == threshold)
-        counters = is_above.to(tl.int64) + (is_tie.to(tl.int64) << 32)
-        running = counted + tl.cumsum(counters, axis=0)
-        counted += tl.sum(counters, axis=0)
-        running_above, running_ties = running.to(tl.int32), (running >> 32).to(tl.int32)
-        is_kept = is_above | (is_tie & (running_ties <= keep - above))
+        is_kept, slots, counted = next_kept(scores, score_strides[1], patch, is_patch, threshold, ties, counted)
         is_folded = is_patch & (is_kept == 0)
-        slots = running_above + tl.minimum(running_ties, keep - above) - 1
 
         position = tl.load(positions + patch * position_strides[1], mask=is_patch, other=0)
         window = _window(position.to(tl.int32), patch_grid, windows)
@@ -229,7 +169,7 @@ def reduce_tokens_kernel(
         # Kept tokens are zeroed as well: an infinite one must not reach the sums.
         is_in_window = is_folded[None, :] & (window[None, :] == window_places[:, None])
         folded_tile = tl.where(is_folded[:, None], tile, 0.0).to(tile.dtype)
-        sums += _product(is_in_window.to(tl.float32).to(tile.dtype), folded_tile)
+        sums += product(is_in_window.to(tl.float32).to(tile.dtype), folded_tile)
         counts += tl.sum(is_in_window.to(tl.int32), axis=1)
         if column_block == 0:
             tl.store(destinations + tokens, destination, mask=is_token)
@@ -243,7 +183,7 @@ def reduce_tokens_kernel(
         old_counts = tl.load(dc_counts + image * num_old_dc + old_dc, mask=is_old_dc, other=0).to(tl.int32)
         window = _window(old_dc, old_windows, windows)
         weights = tl.where(window[None, :] == window_places[:, None], old_counts[None, :], 0)
-        sums += _product(weights.to(tl.float32), tile)
+        sums += product(weights.to(tl.float32), tile)
         counts += tl.sum(weights, axis=1)
         if column_block == 0:
             tl.store(destinations + tokens, first_dc + window, mask=is_old_dc)
@@ -335,17 +275,6 @@ def add_residual_kernel(tensors, hidden_size, tokens, strides, TOKENS: tl.conste
     tl.store(places, total.to(output.dtype.element_ty), mask=mask)
 
 
-def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, **options: int) -> None:
-    """Launches on the device of the tensors; triton would take the current one."""
-    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-    with torch.cuda.device(device) if elsewhere else nullcontext():
-        kernel[(programs,)](*arguments, **options)
-
-
-def _next_power_of_2(number: int) -> int:
-    return 1 << (number - 1).bit_length()
-
-
 def column_means(
     query: Tensor, key: Tensor, scaling: float, log_sum_exp: Tensor | None = None, column_weights: Tensor | None = None
 ) -> Tensor:
@@ -368,7 +297,7 @@ def column_means(
     unit = 8 if all(stride % 8 == 0 for stride in (*query.stride()[:3], *key.stride()[:3])) else 1
     strides = tuple((*(stride // unit for stride in tensor.stride()[:3]), tensor.stride(3)) for tensor in (query, key))
     half = query.element_size() == 2
-    dims, keys = (head_dim, max(16, _next_power_of_2(head_dim)), unit), max(16, _next_power_of_2(tokens))
+    dims, keys = (head_dim, max(16, next_power_of_2(head_dim)), unit), max(16, next_power_of_2(tokens))
     one_pass = tokens <= 256 and keys * dims[1] * query.element_size() <= KEY_TILE_BYTES
     # Products in float32 know no tensor cores: with larger tiles their operands would not fit in registers.
     # The weights of the columns take registers of their own.
@@ -386,7 +315,7 @@ def column_means(
         # Kept apart: in their sum, a large maximum would round the logarithm away.
         (offsets, weights), offset_factor = query.new_empty((2, batch, heads, tokens), dtype=torch.float32), 1.0
         rows = ((query, key, offsets, weights), heads, tokens, factor, strides, *blocks)
-        _launch(row_statistics_kernel, batch * heads * query_blocks, query.device, *rows, **options)
+        launch(row_statistics_kernel, batch * heads * query_blocks, query.device, *rows, **options)
 
     # Few images: parts of the heads, then of the queries, are summed by programs of their own.
     wanted = ceil(PROGRAMS / (batch * key_blocks))
@@ -400,7 +329,7 @@ def column_means(
     column_weights = None if column_weights is None else column_weights.contiguous()
     tensors = (query, key, offsets, weights, column_weights, sums)
     columns = (tensors, heads, tokens, splits, factors, all_strides, *blocks)
-    _launch(column_sums_kernel, batch * sums.shape[1] * key_blocks, query.device, *columns, **options)
+    launch(column_sums_kernel, batch * sums.shape[1] * key_blocks, query.device, *columns, **options)
     return sums[:, 0] if sums.shape[1] == 1 else sums.sum(dim=1)
 
 
@@ -446,9 +375,9 @@ def reduce_tokens(
     wide, narrow = (number // hidden_states.element_size() for number in REDUCTION_BYTES)
     # The sums of many windows over a wide block would not fit in registers.
     columns = wide if num_dc <= 16 and 2 * batch * ceil(hidden_size / wide) >= PROGRAMS else narrow
-    blocks = (min(512, _next_power_of_2(patches)), columns, max(16, _next_power_of_2(num_dc)))
+    blocks = (min(512, next_power_of_2(patches)), columns, max(16, next_power_of_2(num_dc)))
     programs = batch * ceil(hidden_size / columns)
-    _launch(reduce_tokens_kernel, programs, reduced.device, inputs, outputs, sizes, grids, strides, *blocks)
+    launch(reduce_tokens_kernel, programs, reduced.device, inputs, outputs, sizes, grids, strides, *blocks)
     return outputs
 
 
@@ -469,8 +398,8 @@ def reduce_tokens_backward(
     num_dc = new_dc_counts.shape[1]
     sizes = (hidden_size, tokens, first_dc, num_dc, dc_counts.shape[1])
     programs = batch * ceil(tokens / TILE[0]) * ceil(hidden_size / TILE[1])
-    arguments = (tensors, sizes, grad_reduced.stride(), *TILE, _next_power_of_2(num_dc))
-    _launch(reduce_tokens_backward_kernel, programs, grad_hidden.device, *arguments)
+    arguments = (tensors, sizes, grad_reduced.stride(), *TILE, next_power_of_2(num_dc))
+    launch(reduce_tokens_backward_kernel, programs, grad_hidden.device, *arguments)
     return grad_hidden
 
 
@@ -481,7 +410,7 @@ def token_means(hidden_states: Tensor) -> Tensor:
     # Few images: narrow programs of many tokens, so that more of them read at a time.
     block = (32, 128) if batch * ceil(hidden_size / 128) >= PROGRAMS else (128, 32)
     programs, strides = batch * ceil(hidden_size / block[1]), hidden_states.stride()
-    _launch(token_means_kernel, programs, means.device, hidden_states, means, hidden_size, tokens, strides, *block)
+    launch(token_means_kernel, programs, means.device, hidden_states, means, hidden_size, tokens, strides, *block)
     return means
 
 
@@ -493,5 +422,5 @@ def add_residual(residual: Tensor, update: Tensor, vector: Tensor) -> Tensor:
     (batch, tokens, hidden_size), output = residual.shape, residual.new_empty(residual.shape)
     tensors, strides = (residual, update, vector, output), (residual.stride(), update.stride(), vector.stride())
     programs = batch * ceil(tokens / TILE[0]) * ceil(hidden_size / TILE[1])
-    _launch(add_residual_kernel, programs, output.device, tensors, hidden_size, tokens, strides, *TILE)
+    launch(add_residual_kernel, programs, output.device, tensors, hidden_size, tokens, strides, *TILE)
     return output

@@ -10,23 +10,35 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .attention_scores import blocked_column_means
-from .kernels_triton import HAS_TRITON
+from .kernels_common import HAS_TRITON
+from .kernels_similarity import distinctness as distinctness_kernel
+from .kernels_similarity import fold_similar as fold_similar_kernel
+from .kernels_similarity import fold_similar_backward as fold_similar_backward_kernel
+from .kernels_similarity import key_directions as key_directions_kernel
 from .kernels_triton import add_residual as add_residual_kernel
 from .kernels_triton import column_means as column_means_kernel
 from .kernels_triton import reduce_tokens as reduce_tokens_kernel
 from .kernels_triton import reduce_tokens_backward as reduce_tokens_backward_kernel
 from .kernels_triton import token_means as token_means_kernel
 from .token_plan import axis_windows, window_count
-from .token_reduction import TokenLayout, reduce_tokens
+from .token_reduction import TokenLayout, distinctness, fold_similar, key_similarity, reduce_tokens, token_sources
 
-SOURCES = ("attention_scores.py", "kernels_triton.py", "operators.py", "token_plan.py", "token_reduction.py")
+SOURCES = (
+    "attention_scores.py",
+    "kernels_common.py",
+    "kernels_similarity.py",
+    "kernels_triton.py",
+    "operators.py",
+    "token_plan.py",
+    "token_reduction.py",
+)
 
 
 def hash_of_sources() -> str:
@@ -123,31 +135,89 @@ def fused_reduce_tokens(
     return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
 
 
+def fused_fold_similar(
+    hidden_states: Tensor, scores: Tensor, directions: Tensor, layout: TokenLayout, keep: int
+) -> tuple[Tensor, TokenLayout]:
+    """``token_reduction.fold_similar`` in two kernels, and one backward; it takes the keys' directions."""
+    reduced, positions, sizes, sources, _ = OPERATORS.fold_similar(
+        hidden_states,
+        scores,
+        directions,
+        layout.positions,
+        layout.sizes,
+        token_sources(layout) if layout.is_reduced else None,
+        layout.num_prefix,
+        keep,
+    )
+    return reduced, layout._replace(positions=positions, sources=sources, sizes=sizes)
+
+
+class Likeness(NamedTuple):
+    """How much alike patch tokens are: the plain functions read it from a matrix, the fused kernels never make one."""
+
+    compared: Tensor
+    """(batch, patches, patches), of ``key_similarity``; fused: (batch, patches, channels), of ``key_directions``."""
+    fused: bool
+
+    def distinctness(self, energies: Tensor) -> Tensor:
+        """``token_reduction.distinctness`` for energies (batch, patches)."""
+        return (OPERATORS.distinctness if self.fused else distinctness)(self.compared, energies)
+
+    def fold(self, hidden_states: Tensor, scores: Tensor, layout: TokenLayout, keep: int) -> tuple[Tensor, TokenLayout]:
+        """``token_reduction.fold_similar`` for these tokens."""
+        fold = fused_fold_similar if self.fused else fold_similar
+        return fold(hidden_states, scores, self.compared, layout, keep)
+
+
+def compare_keys(implementation: str | None, hidden_states: Tensor, keys: Tensor) -> Likeness:
+    """Compares patch tokens by one of ``REDUCTION_IMPLEMENTATIONS``, as named or by the fused kernels where they serve.
+
+    Args:
+        hidden_states: (batch, tokens, hidden), the tokens to be reduced.
+        keys: (batch, patches, channels), in float32 or better.
+
+    Raises:
+        ValueError: an unknown name, or fused kernels that cannot run here.
+    """
+    fused = runs_fused(implementation, hidden_states, keys)
+    return Likeness(OPERATORS.key_directions(keys.detach()) if fused else key_similarity(keys), fused)
+
+
+def runs_fused(implementation: str | None, *tensors: Tensor) -> bool:
+    """Whether a reduction runs on fused kernels: as one of ``REDUCTION_IMPLEMENTATIONS`` says, or where they serve.
+
+    Raises:
+        ValueError: an unknown name, or fused kernels that cannot run here.
+    """
+    if implementation is None:
+        return kernels_serve(*tensors) and not torch.compiler.is_exporting()
+    if implementation not in REDUCTION_IMPLEMENTATIONS:
+        raise ValueError(
+            f"reduction_implementation={implementation!r} must be one of {', '.join(REDUCTION_IMPLEMENTATIONS)}."
+        )
+    if implementation == "triton":
+        check_kernels("reduction_implementation", tensors[0])
+    return implementation == "triton"
+
+
 def reduction_function(
     implementation: str | None, hidden_states: Tensor, windows: tuple[int, ...], dc_position_embeddings: Tensor | None
 ) -> Callable[..., tuple[Tensor, TokenLayout]]:
     """One of ``REDUCTION_IMPLEMENTATIONS``: as named, or the fused kernel where it serves; it makes DC tokens.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a fused kernel that cannot run here.
     """
-    if implementation is None:
-        tensors = (hidden_states,) if dc_position_embeddings is None else (hidden_states, dc_position_embeddings)
-        same_dtype = all(tensor.dtype == hidden_states.dtype for tensor in tensors)
-        fused = bool(windows) and same_dtype and kernels_serve(*tensors) and not torch.compiler.is_exporting()
-        implementation = "triton" if fused else "plain"
-    if implementation not in REDUCTION_IMPLEMENTATIONS:
-        raise ValueError(
-            f"reduction_implementation={implementation!r} must be one of {', '.join(REDUCTION_IMPLEMENTATIONS)}."
-        )
-    if implementation == "plain":
+    tensors = (hidden_states,) if dc_position_embeddings is None else (hidden_states, dc_position_embeddings)
+    same_dtype = all(tensor.dtype == hidden_states.dtype for tensor in tensors)
+    if implementation is None and not (windows and same_dtype):
         return reduce_tokens
-    if not windows:
+    fused = runs_fused(implementation, *tensors)
+    if fused and not windows:
         raise ValueError(
             "reduction_implementation='triton' makes DC tokens, of which dc_windows=0 wants none: leave it out."
         )
-    check_kernels("reduction_implementation", hidden_states)
-    return fused_reduce_tokens
+    return fused_reduce_tokens if fused else reduce_tokens
 
 
 def fuses_elementwise(*tensors: Tensor) -> bool:
@@ -264,6 +334,66 @@ def define_reduce_tokens() -> None:
     torch.library.register_autograd(name, backward, setup_context=save)
 
 
+def define_comparison() -> None:
+    """Defines what the comparison of keys needs: their directions, and how distinct they are."""
+
+    def directions_fake(keys: Tensor) -> Tensor:
+        return keys.new_empty(keys.shape, dtype=torch.float32)
+
+    def distinctness_fake(directions: Tensor, energies: Tensor) -> Tensor:
+        return directions.new_empty(directions.shape[:2])
+
+    define("key_directions(Tensor keys) -> Tensor", key_directions_kernel, directions_fake)
+    define("distinctness(Tensor directions, Tensor energies) -> Tensor", distinctness_kernel, distinctness_fake)
+
+
+def define_fold_similar() -> None:
+    """Defines the operators of the fold by similarity, forward and backward."""
+
+    def fake(
+        hidden_states: Tensor,
+        scores: Tensor,
+        directions: Tensor,
+        positions: Tensor,
+        sizes: Tensor | None,
+        sources: Tensor | None,
+        num_prefix: int,
+        keep: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        batch, tokens, hidden = hidden_states.shape
+        return (
+            hidden_states.new_empty(batch, num_prefix + keep, hidden),
+            positions.new_empty(batch, keep),
+            positions.new_empty(batch, keep),
+            positions.new_empty((positions if sources is None else sources).shape),
+            positions.new_empty(batch, tokens, dtype=torch.int32),
+        )
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.num_prefix = inputs[6]
+        ctx.save_for_backward(output[4], inputs[4], output[2])
+
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        return OPERATORS.fold_similar_backward(grad, *ctx.saved_tensors, ctx.num_prefix), *[None] * 7
+
+    def backward_fake(grad: Tensor, destinations: Tensor, *_: Any) -> Tensor:
+        return grad.new_empty(*destinations.shape, grad.shape[2])
+
+    define(
+        "fold_similar_backward(Tensor grad, Tensor destinations, Tensor? sizes, Tensor new_sizes, int num_prefix)"
+        " -> Tensor",
+        fold_similar_backward_kernel,
+        backward_fake,
+    )
+    name = define(
+        "fold_similar(Tensor hidden_states, Tensor scores, Tensor directions, Tensor positions, Tensor? sizes, "
+        "Tensor? sources, int num_prefix, int keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        fold_similar_kernel,
+        fake,
+    )
+    torch.library.register_autograd(name, backward, setup_context=save)
+
+
 def define_reweighting() -> None:
     """Defines what re-weighting needs in a fused model: a mean, and a sum of three."""
 
@@ -280,4 +410,6 @@ def define_reweighting() -> None:
 if not hasattr(OPERATORS, "column_means"):
     define_column_means()
     define_reduce_tokens()
+    define_comparison()
+    define_fold_similar()
     define_reweighting()

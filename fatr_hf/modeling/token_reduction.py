@@ -251,6 +251,21 @@ def reduce_tokens(
     return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
 
 
+def key_directions(keys: Tensor) -> Tensor:
+    """Keys by their lengths, times the root of ``COSINE_STEPS``, so that their products are cosines in steps.
+
+    A key that is zero, infinite or not a number has no direction: zeros.
+
+    Args:
+        keys: (batch, patches, channels), in float32 or better.
+
+    Returns:
+        The same shape and dtype; without gradient.
+    """
+    directions = torch.nn.functional.normalize(keys.detach(), dim=2).nan_to_num(0.0, 0.0, 0.0)
+    return directions * math.isqrt(COSINE_STEPS)
+
+
 def key_similarity(keys: Tensor) -> Tensor:
     """How much alike patch tokens are: the cosines between their keys, in steps of ``1 / COSINE_STEPS``.
 
@@ -263,8 +278,7 @@ def key_similarity(keys: Tensor) -> Tensor:
     Returns:
         (batch, patches, patches), whole numbers from ``-COSINE_STEPS`` to ``COSINE_STEPS``; without gradient.
     """
-    directions = torch.nn.functional.normalize(keys.detach(), dim=2).nan_to_num(0.0, 0.0, 0.0)
-    directions = directions * math.isqrt(COSINE_STEPS)
+    directions = key_directions(keys)
     with without_autocast(keys.device):
         products = directions @ directions.transpose(1, 2)
     return products.round() if torch.compiler.is_exporting() else products.round_()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fatr_hf.modeling.kernels_triton import HAS_TRITON
+from fatr_hf.modeling.kernels_common import HAS_TRITON
 
 
 @pytest.fixture(autouse=HAS_TRITON)

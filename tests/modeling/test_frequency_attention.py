@@ -15,6 +15,7 @@ from fatr_hf.modeling.frequency_attention import (
     reweight_values,
     selection_scores,
 )
+from fatr_hf.modeling.operators import Likeness
 from fatr_hf.modeling.reduction_config import SELECTIONS
 from fatr_hf.modeling.token_reduction import TokenLayout, distinctness, key_similarity
 
@@ -321,7 +322,7 @@ def test_selection_scores(generator, selection):
     attention_scores = torch.rand(2, 11, generator=generator)
     hidden = torch.randn(2, 11, 6, generator=generator, dtype=torch.float64)
     similarity = key_similarity(torch.randn(2, 5, 3, generator=generator, dtype=torch.float64))
-    scores = selection_scores(selection, attention_scores, hidden, layout, 3, similarity)
+    scores = selection_scores(selection, attention_scores, hidden, layout, 3, Likeness(similarity, fused=False))
     distinct = distinctness(similarity, attention_scores[:, 2:7])
     maps = torch.zeros(1, 11, 11)
     random = fixed_random_scores(12, 3, CPU)

@@ -6,16 +6,16 @@ Whether the kernels also compile is tested without a GPU, in processes of their 
 
 import importlib.util
 import math
-import os
-import re
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from compiled_kernels import compile_and_read
 from rounding import assert_rounded_alike
 
 from fatr_hf.modeling import kernels_triton
+from fatr_hf.modeling.kernels_common import HAS_TRITON
 from fatr_hf.modeling.token_plan import axis_windows, window_count
 from fatr_hf.modeling.token_reduction import (
     TokenLayout,
@@ -24,7 +24,7 @@ from fatr_hf.modeling.token_reduction import (
     window_indices,
 )
 
-if not kernels_triton.HAS_TRITON:
+if not HAS_TRITON:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 import triton
@@ -398,82 +398,21 @@ def test_means_and_residual_of_views():
     assert_rounded_alike(actual, residual + hidden_states + vector[:, None])
 
 
-def test_the_file_loads_without_triton(monkeypatch):
+def test_the_files_load_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    spec = importlib.util.spec_from_file_location("kernels_without_triton", kernels_triton.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert not module.HAS_TRITON
-
-
-# Runs every launcher with a driver that names GPUs and has none: kernels are compiled for them and not started.
-COMPILE = """
-import importlib.util
-import sys
-import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime.jit import JITFunction
-
-class Driver:
-    def __init__(self, capability):
-        self.capability = capability
-    def get_current_device(self):
-        return self.capability
-    def get_current_stream(self, device):
-        return 0
-    def get_current_target(self):
-        return GPUTarget("cuda", self.capability, 32)
-
-run = JITFunction.run
-
-def compile_only(self, *arguments, grid, warmup, **options):
-    for capability in (80, 90):
-        print("compiles", self.__name__, flush=True)
-        triton.runtime.driver.set_active(Driver(capability))
-        run(self, *arguments, grid=grid, warmup=True, **options)
-
-JITFunction.run = compile_only
-spec = importlib.util.spec_from_file_location("kernels_triton", sys.argv[1])
-kernels_triton = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(kernels_triton)
-
-def column_means(dtype, batch, heads, tokens, head_dim, log_sum_exp=None):
-    query, key, _ = torch.empty(batch, tokens, 3, heads, head_dim, dtype=dtype).permute(2, 0, 3, 1, 4)
-    for weights in (None, torch.empty(batch, heads, tokens)):
-        kernels_triton.column_means(query, key, 0.125, log_sum_exp, weights)
-
-def reduction(dtype, batch, old_windows, patches, keep, windows, hidden):
-    tokens = torch.empty(batch, 1 + patches + old_windows**2, hidden, dtype=dtype)
-    scores, positions = torch.empty(batch, tokens.shape[1])[:, 1 : 1 + patches], torch.arange(patches)
-    counts, embeddings = torch.empty(batch, old_windows**2).long(), torch.empty(windows**2, hidden, dtype=dtype)
-    reduced, _, new_counts, destinations = kernels_triton.reduce_tokens(
-        tokens, scores, positions.expand(batch, -1), counts, (14, 14), 1, 2 * [old_windows], keep, 2 * [windows],
-        embeddings,
-    )
-    kernels_triton.reduce_tokens_backward(reduced, destinations, counts, new_counts, 1 + keep)
-    kernels_triton.token_means(tokens)
-    kernels_triton.add_residual(tokens, tokens, tokens[:, 0])
-
-for dtype in (torch.bfloat16, torch.float32):
-    column_means(dtype, 64, 12, 197, 64)
-    column_means(dtype, 2, 12, 577, 64)
-column_means(torch.bfloat16, 1, 1, 1, 8)
-column_means(torch.bfloat16, 2, 12, 577, 64, torch.empty(2, 12, 577))
-reduction(torch.bfloat16, 256, 0, 196, 137, 2, 768)
-reduction(torch.float32, 1, 8, 100, 1, 8, 192)
-"""
+    for name in ("kernels_common", "kernels_triton", "kernels_similarity"):
+        path = Path(kernels_triton.__file__).with_name(f"{name}.py")
+        spec = importlib.util.spec_from_file_location(f"fatr_hf.modeling.{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+    assert not sys.modules["fatr_hf.modeling.kernels_common"].HAS_TRITON
 
 
 @pytest.mark.skipif("nvidia" not in backends, reason="this triton has no backend for NVIDIA GPUs")
 def test_all_kernels_compile_for_sm_80_and_sm_90_and_spill_few_registers(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DUMP_PTXAS_LOG": "1"}
-    command = [sys.executable, "-c", COMPILE, kernels_triton.__file__]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    compiled, spilled = compile_and_read(kernels_triton, tmp_path)
     kernels = {name for name in vars(kernels_triton) if name.endswith("_kernel")}
-    assert set(re.findall(r"compiles (\w+)", result.stdout)) == kernels
-    spilled = [int(number) for number in re.findall(r"(\d+) bytes spill stores", result.stdout + result.stderr)]
+    assert compiled == kernels
     assert len(spilled) >= 2 * len(kernels)
     assert max(spilled) <= 400  # bytes a thread, of more than 512 in registers

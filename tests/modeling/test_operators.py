@@ -15,11 +15,18 @@ from torch.utils.flop_counter import FlopCounterMode
 import fatr_hf.modeling
 from fatr_hf.modeling import operators
 from fatr_hf.modeling.frequency_attention import attend
-from fatr_hf.modeling.kernels_triton import HAS_TRITON
+from fatr_hf.modeling.kernels_common import HAS_TRITON
 from fatr_hf.modeling.token_reduction import dense_layout, reduce_tokens
 
 MODELING = Path(fatr_hf.modeling.__file__).parent
 KERNELS = {"score_implementation": "triton", "reduction_implementation": "triton"}
+
+FIELDS = {
+    "default": {},
+    "sized": {"size_exponent": 0.5, "dc_windows": [4, 2, 1]},
+    "energy-and-windows": {"selection": "high_frequency_energy"},
+    "energy-and-similar": {"selection": "high_frequency_energy", "fold": "similar"},
+}
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 
@@ -58,6 +65,42 @@ def test_the_reduction_operator_is_well_formed(windows):
         (2, 2),
     )
     torch.library.opcheck(operators.OPERATORS.reduce_tokens.default, (*arguments, embeddings))
+
+
+@needs_triton
+def test_the_comparison_operators_are_well_formed():
+    keys, energies = torch.randn(2, 16, 8), torch.rand(2, 16)
+    torch.library.opcheck(operators.OPERATORS.key_directions.default, (keys,))
+    torch.library.opcheck(operators.OPERATORS.distinctness.default, (keys, energies))
+
+
+@needs_triton
+# opcheck itself reads the gradient of a tensor that is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("joined_before", [False, True], ids=["dense", "joined-before"])
+def test_the_fold_operator_is_well_formed(joined_before):
+    hidden_states, scores, layout, _ = reduction_inputs()
+    sizes, sources = (torch.randint(1, 4, (2, 16)), torch.randint(1, 17, (2, 40))) if joined_before else (None, None)
+    arguments = (hidden_states, scores, torch.randn(2, 16, 8), layout.positions.contiguous(), sizes, sources, 1, 9)
+    torch.library.opcheck(operators.OPERATORS.fold_similar.default, arguments)
+
+
+@needs_triton
+def test_the_fused_fold_and_its_gradients():
+    hidden_states, scores, layout, _ = reduction_inputs()
+    upstream, keys = torch.randn(2, 1 + 5, 24), torch.randn(2, 16, 8)
+    results = []
+    for implementation in ("triton", "plain"):
+        states, present = hidden_states, layout
+        for keep in (9, 5):
+            likeness = operators.compare_keys(implementation, states, keys[:, : present.num_patches])
+            kept_scores = scores[:, : present.num_patches] * likeness.distinctness(scores[:, : present.num_patches])
+            states, present = likeness.fold(states, kept_scores, present, keep)
+        results.append((states, present, torch.autograd.grad(states, hidden_states, upstream)))
+    assert_rounded_alike(results[0][0], results[1][0])
+    for field in ("positions", "sizes", "sources"):
+        assert torch.equal(getattr(results[0][1], field), getattr(results[1][1], field))
+    assert_rounded_alike(results[0][2], results[1][2])
 
 
 @needs_triton
@@ -106,7 +149,7 @@ def test_multiply_accumulates_of_the_scores_are_counted():
 
 
 @needs_triton
-@pytest.mark.parametrize("fields", [{}, {"size_exponent": 0.5, "dc_windows": [4, 2, 1]}], ids=["default", "sized"])
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
 def test_the_model_on_fused_kernels(make_fatr, pixel_values, fields):
     model = randomise(make_fatr(**fields))  # with scores too far apart for rounding to reorder them
     labels = torch.tensor([0, 2, 4])
@@ -122,8 +165,17 @@ def test_the_model_on_fused_kernels(make_fatr, pixel_values, fields):
 
 
 @needs_triton
-def test_compiled_graphs_hold_the_kernels_whole(make_fatr, pixel_values):
-    model = randomise(make_fatr())
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("default", ["column_means", "reduce_tokens"]),
+        ("energy-and-windows", ["column_means", "key_directions", "distinctness", "reduce_tokens"]),
+        ("energy-and-similar", ["column_means", "key_directions", "distinctness", "fold_similar"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_compiled_graphs_hold_the_kernels_whole(make_fatr, pixel_values, fields, expected):
+    model = randomise(make_fatr(**FIELDS[fields]))
     graphs = []
 
     def record(graph, _):
@@ -133,8 +185,8 @@ def test_compiled_graphs_hold_the_kernels_whole(make_fatr, pixel_values):
     compiled = torch.compile(lambda pixels: model(pixels, **KERNELS).logits, backend=record, fullgraph=True)
     assert_rounded_alike(compiled(pixel_values), model(pixel_values).logits)
     [targets] = graphs
-    for operator in ("column_means", "reduce_tokens"):
-        assert sum(f"{operators.NAMESPACE}.{operator}" in target for target in targets) == 3
+    ours = [target.split(".")[1] for target in targets if target.startswith(operators.NAMESPACE)]
+    assert ours == expected * 3
 
 
 @needs_triton
@@ -148,6 +200,8 @@ def test_a_compiled_model_trains_through_the_kernels(make_fatr, pixel_values):
 def test_unknown_implementations_are_refused(make_fatr, pixel_values):
     with pytest.raises(ValueError, match="reduction_implementation='fast' must be one of plain, triton"):
         make_fatr()(pixel_values, reduction_implementation="fast")
+    with pytest.raises(ValueError, match="reduction_implementation='fast' must be one of plain, triton"):
+        make_fatr(fold="similar")(pixel_values, reduction_implementation="fast")
     with pytest.raises(ValueError, match="score_implementation='fast' must be one of"):
         make_fatr()(pixel_values, score_implementation="fast")
 
@@ -158,6 +212,8 @@ def test_kernels_asked_for_where_they_cannot_run(make_fatr, pixel_values, monkey
         make_fatr().double()(pixel_values.double(), score_implementation="triton")
     with pytest.raises(ValueError, match=r"reduction_implementation='triton' cannot serve here: torch.float64"):
         make_fatr().double()(pixel_values.double(), reduction_implementation="triton")
+    with pytest.raises(ValueError, match=r"reduction_implementation='triton' cannot serve here: torch.float64"):
+        make_fatr(fold="similar").double()(pixel_values.double(), reduction_implementation="triton")
     with pytest.raises(ValueError, match="head dimension 4 is no multiple of 8"):
         make_fatr(num_attention_heads=8)(pixel_values, score_implementation="triton")
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -195,7 +251,7 @@ import sys
 sys.modules["triton"] = None  # any import of it fails
 import torch
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification
-from fatr_hf.modeling.kernels_triton import HAS_TRITON
+from fatr_hf.modeling.kernels_common import HAS_TRITON
 
 assert not HAS_TRITON
 config = FATRViTConfig(
@@ -211,6 +267,18 @@ def test_absent_triton_is_no_error():
         [sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True, cwd=MODELING.parents[1]
     )
     assert process.returncode == 0, process.stderr
+
+
+def test_keys_are_compared_by_the_kernels_only_on_a_gpu_and_never_in_an_export(monkeypatch):
+    hidden_states, keys = torch.randn(1, 6, 8), torch.randn(1, 5, 8)
+    chosen = []
+    monkeypatch.setattr(operators.OPERATORS, "key_directions", lambda keys: keys)
+    for serves, exporting in ((False, False), (True, False), (True, True)):
+        monkeypatch.setattr(operators, "kernels_serve", lambda *_, serves=serves: serves)
+        monkeypatch.setattr(torch.compiler, "is_exporting", lambda exporting=exporting: exporting)
+        likeness = operators.compare_keys(None, hidden_states, keys)
+        chosen.append((likeness.fused, likeness.compared.shape))
+    assert chosen == [(False, (1, 5, 5)), (True, (1, 5, 8)), (False, (1, 5, 5))]
 
 
 def test_attend_takes_the_kernel_by_itself_only_on_a_gpu(monkeypatch):
