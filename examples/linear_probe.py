@@ -9,6 +9,7 @@ weights under the same names, else of ours.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def read_features(model: Any, batches: DataLoader[dict[str, torch.Tensor]]) -> tuple[Floats, NDArray[np.int64]]:
+def read_features(model: Any, batches: Iterable[dict[str, torch.Tensor]]) -> tuple[Floats, NDArray[np.int64]]:
     """What the model's classifier reads, (images, width), and (images,) labels."""
     features: list[Floats] = []
     labels = []

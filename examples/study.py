@@ -3,10 +3,16 @@
     python examples/study.py                                          # scikit-learn's digits
     python examples/study.py --dataset path/to/fashion-mnist          # idx files; sized by the device
     python examples/study.py --dataset path/to/fashion-mnist --size full
+    python examples/study.py --preset solar_cells                     # a pretrained ViT-S; see below
 
 Unreduced ViTs are trained from scratch; every arm starts from them and is fine-tuned with the same images, epochs and
 loss (cross-entropy and distillation from the unreduced model), "no reduction" too. Every run is recorded as soon as it
-ends, and the same command goes on where an earlier one stopped. ``results.md`` holds the tables.
+ends, and the same command goes on where an earlier one stopped, with other ``--arms`` too. ``results.md`` holds the
+tables.
+
+With ``--model_name_or_path`` every arm starts from a checkpoint with a linear classifier fitted to its features, and
+learns from that unreduced model after a fine-tuning of its own. The preset wants what ``dinov2_from_package.py`` and
+``solar_cells.py`` write to ``outputs/dinov2`` and ``outputs/solar-cells``.
 """
 
 import json
@@ -20,15 +26,16 @@ import torch
 from study_arguments import Size, StudyArguments
 from study_arms import Arm, off_the_shelf_arms, tuned_arms, unreduced_arm
 from study_background import background_rows
+from study_base import checkpoint_config, has_fast_bfloat16, normalisation, probed_checkpoint, scratch_config
 from study_budgets import ELASTIC_RANGE, budget_rows
 from study_data import TensorImages, load_tensors
 from study_patches import with_coarse_patches, with_halved_patches
 from study_report import write_report
 from transformers import (
+    AutoModelForImageClassification,
     HfArgumentParser,
     PreTrainedModel,
     TrainingArguments,
-    ViTConfig,
     ViTForImageClassification,
     set_seed,
 )
@@ -53,10 +60,12 @@ def main() -> None:
     (arguments,) = parser.parse_args_into_dataclasses(sys.argv[1:])
     study = Study(arguments)
     study.train_bases()
-    study.test_off_the_shelf()
-    study.look_at_the_background()
+    if arguments.extras:
+        study.test_off_the_shelf()
+        study.look_at_the_background()
     study.fine_tune()
-    study.spread_over_budgets()
+    if arguments.extras:
+        study.spread_over_budgets()
     study.measure_speed()
     print(write_report(study.folder))
 
@@ -89,33 +98,29 @@ class Study:
 
     def __init__(self, arguments: StudyArguments):
         self.size: Size = arguments.resolved
-        self.folder = Path(arguments.output_dir or f"outputs/study-{arguments.size}")
+        self.checkpoint = arguments.model_name_or_path
+        name = "-".join(each for each in (arguments.preset, arguments.size) if each)
+        self.folder = Path(arguments.output_dir or f"outputs/study-{name}")
         self.device = choose_device(None)
-        data = load_image_data(arguments.dataset, check_images=False)
+        data = load_image_data(str(arguments.dataset), check_images=False)
         for note in data.notes:
             print(f"Note: {note}")
-        self.only = arguments.arms
-        first = data.train[0]["image"]
-        side = arguments.image_size or min(*first.size, 224)
-        patch = arguments.patch_size or max(1, side // 14)
-        side -= side % patch
-        self.config = ViTConfig(
-            image_size=side,
-            patch_size=patch,
-            hidden_size=self.size.hidden_size,
-            intermediate_size=4 * self.size.hidden_size,
-            num_attention_heads=self.size.heads,
-            num_hidden_layers=self.size.layers,
-            id2label=dict(enumerate(data.label_names)),
-            label2id={name: index for index, name in enumerate(data.label_names)},
-            # ViT's own 0.02 suits wide models; it leaves a narrow one without a signal for many epochs.
-            initializer_range=0.02 * max(1.0, (768 / self.size.hidden_size) ** 0.5),
-        )
-        self.arms = {ratio: self.chosen(tuned_arms(self.config, ratio)) for ratio in self.size.keep_ratios}
-        record = {"dataset": data.name, "image_size": side, "patch_size": patch, "arms": self.only}
-        record |= {**asdict(self.size), "device": self.device.type}
+        self.only, self.mirror = arguments.arms, arguments.mirror
+        self.config: Any
+        if self.checkpoint:
+            self.config = checkpoint_config(self.checkpoint, arguments.image_size, data.label_names)
+        else:
+            side = arguments.image_size or min(*data.train[0]["image"].size, 224)
+            patch = arguments.patch_size or max(1, side // 14)
+            self.config = scratch_config(self.size, side, patch, data.label_names)
+        self.all_arms = {ratio: tuned_arms(self.config, ratio) for ratio in self.size.keep_ratios}
+        self.arms = {ratio: self.chosen(arms) for ratio, arms in self.all_arms.items()}
+        side = self.config.image_size
+        record = {"dataset": data.name, "image_size": side, "patch_size": self.config.patch_size, "mirror": self.mirror}
+        record |= {**asdict(self.size), "model_name_or_path": self.checkpoint, "device": self.device.type}
         check_run_folder(self.folder, record, resume=True)
-        train, test = load_tensors(data, side, self.device, seed=0)
+        normal = normalisation(self.checkpoint) if self.checkpoint else {}
+        train, test = load_tensors(data, side, self.device, seed=0, **normal)
         self.train, self.test = train.first(self.size.train_images), test.first(self.size.test_images)
         claim_run_folder(self.folder, record, resume=True)
 
@@ -132,21 +137,29 @@ class Study:
         return [arm for arm in arms if self.only is None or arm.name in self.only]
 
     def train_bases(self) -> None:
-        """Trains the unreduced models from scratch, each from a seed of its own."""
+        """Makes the unreduced models that the arms start from: from scratch, or of the checkpoint."""
         for seed in range(self.size.bases):
-            if (self.base(seed) / "config.json").exists():
-                continue
-            set_seed(seed)
-            if self.size.coarse_epochs:
-                coarse = ViTForImageClassification(with_coarse_patches(self.config))
-                self.train_from_scratch(coarse, seed, self.size.coarse_epochs)
-                model = with_halved_patches(coarse, self.config)
-            else:
-                model = ViTForImageClassification(self.config)
-            self.train_from_scratch(model, seed, self.size.base_epochs)
-            write_folder(self.base(seed), model.save_pretrained)
+            if not (self.base(seed) / "config.json").exists():
+                write_folder(self.base(seed), self.new_base(seed).save_pretrained)
 
-    def train_from_scratch(self, model: ViTForImageClassification, seed: int, epochs: float) -> None:
+    def new_base(self, seed: int) -> PreTrainedModel:
+        """An unreduced model, trained from scratch, or the checkpoint with a linear classifier."""
+        set_seed(seed)
+        model: PreTrainedModel
+        if self.checkpoint:
+            model = probed_checkpoint(self.checkpoint, self.config, self.train, self.device)
+            print(f"linear classifier: {100 * self.test_model(model)['accuracy']:.2f}%", flush=True)
+            return model
+        if self.size.coarse_epochs:
+            coarse = ViTForImageClassification(with_coarse_patches(self.config))
+            self.train_unreduced(coarse, f"base {seed}", seed, self.size.coarse_epochs)
+            model = with_halved_patches(coarse, self.config)
+        else:
+            model = ViTForImageClassification(self.config)
+        self.train_unreduced(model, f"base {seed}", seed, self.size.base_epochs)
+        return model
+
+    def train_unreduced(self, model: PreTrainedModel, name: str, seed: int, epochs: float) -> None:
         """Trains an unreduced model on the labels alone."""
         self.trainer(
             model,
@@ -157,7 +170,18 @@ class Study:
             weight_decay=0.05,
             warmup_steps=0.05,
         ).train()
-        print(f"base {seed}, {epochs:g} epochs: {100 * self.accuracy(model):.2f}%", flush=True)
+        print(f"{name}, {epochs:g} epochs: {100 * self.test_model(model)['accuracy']:.2f}%", flush=True)
+
+    def teacher(self, seed: int) -> Path:
+        """Where the unreduced model is that teaches in a seed's runs: its base, of a checkpoint's after a training."""
+        if not self.checkpoint:
+            return self.base(seed)
+        folder = self.folder / f"teacher-{seed}"
+        if not (folder / "config.json").exists():
+            model = self.load(unreduced_arm(self.config), seed)
+            self.train_unreduced(model, f"teacher {seed}", seed, self.size.base_epochs)
+            write_folder(folder, model.save_pretrained)
+        return folder
 
     def base(self, seed: int) -> Path:
         """Where the unreduced model is that a seed starts from."""
@@ -168,15 +192,15 @@ class Study:
         for seed in range(self.size.bases):
             for ratio in (0.7, 0.5):
                 arms = [unreduced_arm(self.config), *off_the_shelf_arms(self.config, ratio)]
-                self.record(f"off the shelf at {ratio:g}, base {seed}.json", lambda: self.test_arms(arms, seed))  # noqa: B023
-
-    def test_arms(self, arms: list[Arm], seed: int) -> dict[str, Any]:
-        """Accuracy of every arm with the weights of a base."""
-        return {"base": seed, "arms": [self.test_arm(arm, seed) for arm in arms]}
+                name = f"off the shelf at {ratio:g}, base {seed}.json"
+                tested = {row["name"]: row for row in self.read(name).get("arms", [])}
+                if any(arm.name not in tested for arm in arms):
+                    rows = [tested.get(arm.name) or self.test_arm(arm, seed) for arm in arms]
+                    self.write(name, {"base": seed, "arms": rows})
 
     def test_arm(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Accuracy of an arm with the weights of a seed's base."""
-        return {"name": arm.name, "macs": arm.macs, "accuracy": self.accuracy(self.load(arm, seed))}
+        return {"name": arm.name, "macs": arm.macs, **self.test_model(self.load(arm, seed))}
 
     def look_at_the_background(self) -> None:
         """Notes which tokens draw the attention of the unreduced models."""
@@ -220,18 +244,19 @@ class Study:
         before = self.record(run.file_of_base(self.size.bases), lambda: self.test_arm(run.arm, run.seed))
         model = self.load(run.arm, run.seed)
         self.tuner(model, run.seed).train()
-        after = self.accuracy(model)
-        print(f"{run.file[:-5]}: {100 * before['accuracy']:.2f}% -> {100 * after:.2f}%", flush=True)
+        after = self.test_model(model)
+        print(f"{run.file[:-5]}: {100 * before['accuracy']:.2f}% -> {100 * after['accuracy']:.2f}%", flush=True)
         names = {"arm": run.arm.name, "keep_ratio": run.keep_ratio, "seed": run.seed, "fields": run.arm.fields}
-        return {**names, "macs": run.arm.macs, "before": before["accuracy"], "after": after}
+        balanced = {"balanced": after["balanced"]} if "balanced" in after else {}
+        return {**names, "macs": run.arm.macs, "before": before["accuracy"], "after": after["accuracy"], **balanced}
 
     def tuner(self, model: PreTrainedModel, seed: int) -> FATRTrainer:
-        """The trainer of every fine-tuning, with the seed's base as teacher."""
+        """The trainer of every fine-tuning, with the seed's unreduced model as teacher."""
         return self.trainer(
             model,
             self.train.first(self.size.tune_images),
             1000 + seed,
-            ViTForImageClassification.from_pretrained(self.base(seed)),
+            AutoModelForImageClassification.from_pretrained(self.teacher(seed)),
             num_train_epochs=self.size.epochs,
             learning_rate=self.size.learning_rate,
             weight_decay=2e-5,
@@ -239,32 +264,43 @@ class Study:
 
     def measure_speed(self) -> None:
         """Times the arms of every keep ratio in turn, fused for inference, on a GPU in bfloat16."""
-        batch = 256 if self.device.type == "cuda" else 64
+        # A pretrained model takes a CPU seconds for a few images.
+        batch = 256 if self.device.type == "cuda" else 8 if self.checkpoint else 64
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         images = self.test.batch(list(range(min(batch, len(self.test)))))["pixel_values"].to(dtype)
         for ratio, arms in self.arms.items():
-
-            def measure(arms: list[Arm] = arms) -> dict[str, Any]:
-                models: dict[str, Any] = {arm.name: self.load(arm, 0) for arm in (unreduced_arm(self.config), *arms)}
-                for model in models.values():
-                    names = [name for name, _ in model.named_parameters() if name.endswith(TRAINED_PARAMETERS)]
-                    draw_trained_parameters(model, names, seed=0)
-                halves = {name: model.to(dtype) for name, model in models.items()}
-                fused = {name: model.fuse() if hasattr(model, "fuse") else model for name, model in halves.items()}
-                return {"batch": len(images), "images_per_second": compare_throughput(fused, images)}
-
-            self.record(f"speed at {ratio:g}.json", measure)
+            name = f"speed at {ratio:g}.json"
+            timed = self.read(name).get("images_per_second", {}).keys()
+            wanted = {arm.name for arm in arms}
+            if wanted <= timed:
+                continue
+            # Only what is timed in turn can be compared.
+            again = [arm for arm in self.all_arms[ratio] if arm.name in wanted | timed]
+            models: dict[str, Any] = {arm.name: self.load(arm, 0) for arm in (unreduced_arm(self.config), *again)}
+            for model in models.values():
+                names = [each for each, _ in model.named_parameters() if each.endswith(TRAINED_PARAMETERS)]
+                draw_trained_parameters(model, names, seed=0)
+            halves = {each: model.to(dtype) for each, model in models.items()}
+            fused = {each: model.fuse() if hasattr(model, "fuse") else model for each, model in halves.items()}
+            self.write(name, {"batch": len(images), "images_per_second": compare_throughput(fused, images)})
         self.record("machine.json", lambda: dict(describe_machine(self.device)))
 
     def record(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Writes what a run gives, unless it is written already, and returns it."""
+        return self.read(name) or self.write(name, run())
+
+    def read(self, name: str) -> dict[str, Any]:
+        """What is written of a run; nothing where it has not ended."""
         path = self.folder / "runs" / name
-        if not path.exists():
-            result = run()
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, json.loads(json.dumps(result)))
-        written: dict[str, Any] = json.loads(path.read_text())
+        written: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return written
+
+    def write(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Writes what a run gives, and returns it as it is read."""
+        path = self.folder / "runs" / name
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, result)
+        return self.read(name)
 
     def load(self, arm: Arm, seed: int) -> PreTrainedModel:
         """An arm with the weights of a seed's base, on the device."""
@@ -286,7 +322,7 @@ class Study:
             output_dir=str(self.folder / "trainer"),
             per_device_train_batch_size=self.size.batch_size,
             lr_scheduler_type="cosine",
-            bf16=self.device.type == "cuda",
+            bf16=has_fast_bfloat16(self.device) if self.checkpoint else self.device.type == "cuda",
             use_cpu=self.device.type == "cpu",
             save_strategy="no",
             report_to="none",
@@ -299,17 +335,18 @@ class Study:
         )
         dataset: Any = range(len(images))
         collator = images.augmented_batch if self.size.augment else images.batch
+        collator = images.mirrored_batch if self.mirror else collator
         set_seed(seed)
         return FATRTrainer(model, arguments, data_collator=collator, train_dataset=dataset, teacher=teacher)
 
     @torch.inference_mode()
-    def accuracy(self, model: PreTrainedModel) -> float:
-        """Share of the test images that a model classifies as they are labelled, computed in float32."""
+    def test_model(self, model: PreTrainedModel) -> dict[str, float]:
+        """What share of the test images a model classifies rightly (see ``TensorImages.scores``), in float32."""
         model.eval()
-        places = torch.arange(len(self.test)).split(500)
-        batches = [self.test.batch(index.tolist()) for index in places]
-        hits = [(model(batch["pixel_values"]).logits.argmax(1) == batch["labels"]).sum() for batch in batches]
-        return float(sum(hits)) / len(self.test)
+        # Of images as large as a checkpoint's, more would fill the memory and save no time.
+        places = torch.arange(len(self.test)).split(50 if self.checkpoint else 500)
+        batches = (self.test.batch(index.tolist())["pixel_values"] for index in places)
+        return self.test.scores(torch.cat([model(pixel_values).logits.argmax(1) for pixel_values in batches]))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ class Size:
 
     Attributes:
         train_images, test_images: so many of the first ones, drawn with a fixed seed; None takes all.
-        hidden_size, heads, layers: of the ViT.
+        hidden_size, heads, layers: of the ViT from scratch; None of all three where a study starts from a checkpoint.
         coarse_epochs: of the unreduced model, from scratch, with patches of twice the side: cheap, and nearly as good
             a start. 0 leaves them out.
-        base_epochs, base_learning_rate: of the unreduced model after that.
-        bases: unreduced models trained from different seeds; seed ``s`` of the study starts from base ``s % bases``.
+        base_epochs, base_learning_rate: of the unreduced model after that, which teaches the arms.
+        bases: unreduced models trained from different seeds; seed ``s`` of the study starts from base ``s % bases``. A
+            checkpoint is one, and every seed has its own teacher.
         seeds: fine-tuning runs of every arm.
         tune_images: images to fine-tune on; None takes all training images.
         epochs, learning_rate: of the fine-tuning, the same for every arm.
@@ -27,9 +28,9 @@ class Size:
 
     train_images: int | None
     test_images: int | None
-    hidden_size: int
-    heads: int
-    layers: int
+    hidden_size: int | None
+    heads: int | None
+    layers: int | None
     coarse_epochs: float
     base_epochs: float
     base_learning_rate: float
@@ -42,6 +43,17 @@ class Size:
     batch_size: int
     augment: bool
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, heads and layers of the ViT from scratch.
+
+        Raises:
+            ValueError: the size is for studies that start from a checkpoint.
+        """
+        if self.hidden_size is None or self.heads is None or self.layers is None:
+            raise ValueError("a size without --hidden_size, --heads and --layers is for a checkpoint.")
+        return self.hidden_size, self.heads, self.layers
+
 
 SIZES = {
     "cpu": Size(40000, 1500, 48, 3, 12, 0, 2, 1e-3, 1, 3, 2000, 1, 1e-4, (0.5,), 32, augment=False),
@@ -53,20 +65,58 @@ SIZES = {
 """``cpu`` takes two cores less than half an hour, ``evening`` two hours; ``short`` and ``full`` want a large GPU, and
 ``digits`` is for that data set."""
 
+TUNING_SIZES = {
+    "short": Size(300, 200, None, None, None, 0, 1, 5e-5, 1, 2, None, 1, 5e-5, (0.7,), 8, augment=False),
+    "evening": Size(1200, None, None, None, None, 0, 1, 5e-5, 1, 3, None, 1, 5e-5, (0.7, 0.5), 16, augment=False),
+    "full": Size(None, None, None, None, None, 0, 8, 1e-4, 1, 5, None, 8, 1e-4, (0.7, 0.5), 64, augment=False),
+}
+"""Sizes of studies that start from a checkpoint. In the preset ``solar_cells``, of a ViT-S with 257 tokens, ``short``
+takes an idle core an hour and ``evening`` two of them four hours; ``full`` wants a GPU."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "solar_cells": {
+        "dataset": "outputs/solar-cells",
+        "model_name_or_path": "outputs/dinov2",
+        "image_size": 224,
+        "arms": ["FATR", "faithful", "ToMe", "EViT"],
+        "mirror": True,
+    },
+}
+"""Arguments of whole studies, by name; keep ratios 0.7 and 0.5 of the paper's setting cost 0.65 and 0.5 there."""
+
+FROM_SCRATCH = ("hidden_size", "heads", "layers", "coarse_epochs", "bases", "patch_size")
+"""What says nothing of a checkpoint."""
+
 
 @dataclass
 class StudyArguments:
     """What to study, and how large."""
 
-    dataset: str = field(
-        default="digits",
+    preset: str | None = field(
+        default=None, metadata={"help": f"a whole study by name: {', '.join(PRESETS)}; further arguments replace its"}
+    )
+    dataset: str | None = field(
+        default=None,
         metadata={"help": "digits, a folder (images, parquet/arrow, idx files) or a data set's name on the Hub"},
     )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "checkpoint to start from; by default models are trained from scratch"}
+    )
     output_dir: str | None = field(default=None, metadata={"help": "folder of the study; outputs/study-SIZE"})
-    size: str | None = field(default=None, metadata={"help": f"one of {', '.join(SIZES)}; by data set and device"})
+    size: str | None = field(
+        default=None,
+        metadata={"help": f"one of {', '.join(SIZES)}; of a checkpoint {', '.join(TUNING_SIZES)}; by data and device"},
+    )
     image_size: int | None = field(default=None, metadata={"help": "side in pixels; the first image's, up to 224"})
     patch_size: int | None = field(default=None, metadata={"help": "side in pixels; about 14 patches a side"})
     arms: list[str] | None = field(default=None, metadata={"help": "only these arms (and the unreduced one)"})
+    mirror: bool | None = field(
+        default=None, metadata={"help": "mirror training images both ways, and do nothing else to them"}
+    )
+    extras: bool | None = field(
+        default=None,
+        metadata={"help": "selections without training, plain patches and any budget too; by default from scratch"},
+    )
     train_images: int | None = field(default=None, metadata={"help": "replaces the size's"})
     test_images: int | None = field(default=None, metadata={"help": "replaces the size's"})
     hidden_size: int | None = field(default=None, metadata={"help": "replaces the size's"})
@@ -85,11 +135,24 @@ class StudyArguments:
     augment: bool | None = field(default=None, metadata={"help": "replaces the size's"})
 
     def __post_init__(self) -> None:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"--preset {self.preset} must be one of {', '.join(PRESETS)}.")
+        defaults = {"dataset": "digits"} | PRESETS.get(str(self.preset), {})
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         if self.size is None:
-            gpu = torch.accelerator.is_available()
-            self.size = "digits" if self.dataset == "digits" else "short" if gpu else "cpu"
-        if self.size not in SIZES:
-            raise ValueError(f"--size {self.size} must be one of {', '.join(SIZES)}.")
+            self.size = self.usual_size()
+        if self.size not in self.sizes:
+            raise ValueError(f"--size {self.size} must be one of {', '.join(self.sizes)}.")
+        for name in FROM_SCRATCH if self.model_name_or_path else ():
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name} is for models from scratch: {self.model_name_or_path} has its own.")
+        if self.extras and self.model_name_or_path:
+            raise ValueError(f"--extras is for models from scratch: leave it out beside {self.model_name_or_path}.")
+        self.extras = not self.model_name_or_path if self.extras is None else self.extras
+        if self.mirror and self.resolved.augment:
+            raise ValueError("--mirror and --augment are two ways to change training images: give one.")
         for each in fields(Size):
             value = getattr(self, each.name)
             values = value if isinstance(value, list) else [value]
@@ -100,12 +163,26 @@ class StudyArguments:
                 raise ValueError(f"--{each.name} {value} must be above 0.")
 
     @property
+    def sizes(self) -> dict[str, Size]:
+        """The sizes by name that there are of such a study."""
+        return TUNING_SIZES if self.model_name_or_path else SIZES
+
+    def usual_size(self) -> str:
+        """The size where none is named."""
+        gpu = torch.accelerator.is_available()
+        if self.model_name_or_path:
+            return "full" if gpu else "evening"
+        return "digits" if self.dataset == "digits" else "short" if gpu else "cpu"
+
+    @property
     def resolved(self) -> Size:
         """The size by name, with what was given beside it."""
         given: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Size)}
         if given["keep_ratios"] is not None:
             given["keep_ratios"] = tuple(given["keep_ratios"])
-        size = replace(SIZES[str(self.size)], **{name: value for name, value in given.items() if value is not None})
+        size = replace(
+            self.sizes[str(self.size)], **{name: value for name, value in given.items() if value is not None}
+        )
         if size.seeds < 2:
             raise ValueError(f"--seeds {size.seeds} must be at least 2: one run says nothing of its spread.")
         return size

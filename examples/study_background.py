@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from study_data import TensorImages, as_pixel_values
+from study_data import TensorImages
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,7 +30,7 @@ def background_rows(model: FATRViTForImageClassification, images: TensorImages) 
     chosen = plain.any(dim=1) & ~plain.all(dim=1)
     if not chosen.any():
         return []
-    plain, pixel_values = plain[chosen], as_pixel_values(images.pixels[chosen])
+    plain, pixel_values = plain[chosen], images.as_pixel_values(images.pixels[chosen])
     layers: Any = model.config.reduction_layers
     with model.reduction(False):
         dense: Any = model(pixel_values, output_attentions=True, output_hidden_states=True)

@@ -1,6 +1,8 @@
 """A data set as tensors on the device, augmented a whole batch at a time: small images train at the device's pace."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,13 @@ class TensorImages:
     Attributes:
         pixels: (images, 3, side, side) uint8.
         labels: (images,) int64.
+        mean, std: of the channels, for pixels in [0, 1]; what models take has the mean 0 and the deviation 1.
     """
 
     pixels: Tensor
     labels: Tensor
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,22 +36,48 @@ class TensorImages:
         if number is None or number >= len(self):
             return self
         rows = spread_rows(self.labels.tolist(), number)
-        return TensorImages(self.pixels[rows], self.labels[rows])
+        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows])
 
     def batch(self, index: list[int]) -> dict[str, Tensor]:
-        """Chosen images as a model takes them: ``pixel_values`` in [-1, 1] and ``labels``."""
-        return {"pixel_values": as_pixel_values(self.pixels[index]), "labels": self.labels[index]}
+        """Chosen images as a model takes them: ``pixel_values`` and ``labels``."""
+        return {"pixel_values": self.as_pixel_values(self.pixels[index]), "labels": self.labels[index]}
 
     def augmented_batch(self, index: list[int]) -> dict[str, Tensor]:
         """Chosen images, each cropped, flipped and erased in its own way."""
-        pixels = erase_at_random(as_pixel_values(crop_and_flip(self.pixels[index])))
+        pixels = erase_at_random(self.as_pixel_values(crop_and_flip(self.pixels[index])))
         return {"pixel_values": pixels, "labels": self.labels[index]}
 
+    def mirrored_batch(self, index: list[int]) -> dict[str, Tensor]:
+        """Chosen images, each mirrored at random from side to side and upside down: for what has no right way up."""
+        pixels = mirror_at_random(mirror_at_random(self.pixels[index], 2), 3)
+        return {"pixel_values": self.as_pixel_values(pixels), "labels": self.labels[index]}
 
-def load_tensors(data: ImageData, side: int, device: torch.device, seed: int) -> tuple[TensorImages, TensorImages]:
+    def as_pixel_values(self, pixels: Tensor) -> Tensor:
+        """Bytes (..., 3, height, width) as normalised float32."""
+        mean, std = (pixels.new_tensor(each, dtype=torch.float32)[:, None, None] for each in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
+
+    def scores(self, predicted: Tensor) -> dict[str, float]:
+        """What share of predicted classes (images,) is right: ``accuracy``, over all images.
+
+        Where one class has more than one and a half times the images of another also ``balanced``, the mean over the
+        classes of their own shares.
+        """
+        is_right = predicted == self.labels
+        counts = self.labels.bincount()
+        classes = counts.nonzero().flatten().tolist()
+        scores = {"accuracy": float(is_right.float().mean())}
+        if counts.max() > 1.5 * counts[classes].min():
+            scores["balanced"] = mean(float(is_right[self.labels == label].float().mean()) for label in classes)
+        return scores
+
+
+def load_tensors(
+    data: ImageData, side: int, device: torch.device, seed: int, **normalisation: Any
+) -> tuple[TensorImages, TensorImages]:
     """Training and test images on a device, each shuffled once, resized to ``side x side`` pixels."""
     train, test = (to_tensors(split.shuffle(seed=seed), side, device) for split in (data.train, data.test))
-    return train, test
+    return replace(train, **normalisation), replace(test, **normalisation)
 
 
 def to_tensors(split: Dataset, side: int, device: torch.device) -> TensorImages:
@@ -57,9 +88,10 @@ def to_tensors(split: Dataset, side: int, device: torch.device) -> TensorImages:
     return TensorImages(pixels.to(device), torch.tensor(split["labels"], device=device))
 
 
-def as_pixel_values(pixels: Tensor) -> Tensor:
-    """Bytes as float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+def mirror_at_random(pixels: Tensor, axis: int) -> Tensor:
+    """Mirrors one in two images (batch, channels, height, width) along an axis."""
+    mirrored = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < 0.5
+    return torch.where(mirrored, pixels.flip(axis), pixels)
 
 
 def crop_and_flip(pixels: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ def write_report(folder: Path) -> str:
 def tuned_table(records: list[dict[str, Any]], images_per_second: dict[str, float]) -> str:
     """Accuracy before and after fine-tuning, the difference to the unreduced model's seed by seed, cost and speed.
 
+    Where classes are uneven, the mean of the classes' own accuracies too ("balanced").
     Arms of a study that is not finished, with fewer than two seeds, are left out.
     """
     by_arm: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
@@ -63,18 +64,25 @@ def tuned_table(records: list[dict[str, Any]], images_per_second: dict[str, floa
         by_arm[record["arm"]][record["seed"]] = record
     unreduced = by_arm[NO_REDUCTION]
     first = next(iter(unreduced.values()))
-    header = ["arm", "before, %", "fine-tuned, %", "difference (95% interval)", "multiply-accumulates", "speed"]
+    measures = {"after": "fine-tuned, %"}
+    if all("balanced" in record for record in records):
+        measures["balanced"] = "balanced, %"
+    header = ["arm", "before, %"]
+    header += [head for name in measures.values() for head in (name, "difference (95% interval)")]
+    header += ["multiply-accumulates", "speed"]
     rows = []
     finished = {name: runs for name, runs in by_arm.items() if len(runs.keys() & unreduced.keys()) > 1}
     for name, runs in sorted(finished.items(), key=lambda arm: arm[0] != NO_REDUCTION):
         before = mean(100 * run["before"] for run in runs.values())
-        after = interval([100 * run["after"] for run in runs.values()])
-        cells = [f"{before:.2f}", f"{after.mean:.2f} ± {after.deviation:.2f}"]
-        if name == NO_REDUCTION:
-            cells.append("–")
-        else:
-            pairs = [100 * (run["after"] - unreduced[seed]["after"]) for seed, run in runs.items() if seed in unreduced]
-            difference = interval(pairs)
+        cells = [f"{before:.2f}"]
+        for measure in measures:
+            values = interval([100 * run[measure] for run in runs.values()])
+            cells.append(f"{values.mean:.2f} ± {values.deviation:.2f}")
+            if name == NO_REDUCTION:
+                cells.append("–")
+                continue
+            pairs = [(run, unreduced[seed]) for seed, run in runs.items() if seed in unreduced]
+            difference = interval([100 * (run[measure] - other[measure]) for run, other in pairs])
             cells.append(f"{difference.mean:+.2f} ± {difference.half_width:.2f}")
         macs = next(iter(runs.values()))["macs"]
         cells.append(f"{format_macs(macs)} ({macs / first['macs']:.2f})")

@@ -131,12 +131,17 @@ def plan_within(twin: ReductionModel, name: str, macs: float) -> list[LayerPlan]
     Raises:
         ValueError: a budget that the method cannot meet.
     """
-    if name == "faithful" and macs < GENTLE_BELOW * schedule_macs(twin.config):
-        depth = twin.config.num_hidden_layers
-        return preset_within(twin.config, name, macs, reduction_layers=list(range(depth // 6, depth))).plan()
     if name in ("faithful", "paper"):
-        return preset_within(twin.config, name, macs).plan()
+        changes = changes_at(name, macs / schedule_macs(twin.config), twin.config.num_hidden_layers)
+        return preset_within(twin.config, name, macs, **changes).plan()
     return matched_plan(twin, name, preset_within(twin.config, "paper", macs))
+
+
+def changes_at(preset: str, budget: float, depth: int) -> dict[str, Any]:
+    """What a preset does in another way at a share of the unreduced model's multiply-accumulates."""
+    if preset == "faithful" and budget < GENTLE_BELOW:
+        return {"reduction_layers": list(range(depth // 6, depth))}
+    return {}
 
 
 def preset_within(config: ReductionConfig, preset: str, macs: float, **changes: Any) -> ReductionConfig:
