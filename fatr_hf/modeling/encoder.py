@@ -24,7 +24,7 @@ from .frequency_attention import (
     value_energies,
 )
 from .operators import reduction_function
-from .positions import rotary_rows, rotate
+from .positions import NO_POSITIONS, Positions, add_positions, rotary_rows, rotate
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
 from .token_reduction import (
@@ -307,7 +307,7 @@ def run_layers(
     hidden_states: Tensor,
     layout: TokenLayout,
     plan: Iterable[LayerPlan],
-    rotary: Rows | None = None,
+    positions: Positions = NO_POSITIONS,
     dense_stages: Collection[int] = (),
     **kwargs: Any,
 ) -> Encoded:
@@ -317,7 +317,7 @@ def run_layers(
         hidden_states: (batch, tokens, hidden), the embedded images.
         layout: where the patches are in it.
         plan: one entry for each layer.
-        rotary: cosines and sines of every patch of the grid, (patches, head_dim) each; None without rotary positions.
+        positions: those that act behind the embeddings.
         dense_stages: stages to give back on the full grid: 0 is what enters the first layer, n what leaves the n-th.
         kwargs: for the layers.
     """
@@ -326,12 +326,13 @@ def run_layers(
         layout = with_residual(layout, hidden_states)
     if 0 in dense_stages:
         dense.append(dense_sequence(hidden_states, layout))
-    rows = rotary_rows(layout, rotary)
+    rows = rotary_rows(layout, positions.rotary)
     for stage, (layer, step) in enumerate(zip(layers, plan, strict=True), start=1):
+        hidden_states, layout = add_positions(hidden_states, layout, positions, step.layer)
         hidden_states, layout = layer(hidden_states, layout, step, rows, **kwargs)
         if step.reduces:
             reduced_layouts.append(layout)
-            rows = rotary_rows(layout, rotary)
+            rows = rotary_rows(layout, positions.rotary)
         if stage in dense_stages:
             dense.append(dense_sequence(hidden_states, layout))
     return Encoded(hidden_states, layout, tuple(reduced_layouts), tuple(dense))

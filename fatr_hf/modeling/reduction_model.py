@@ -19,6 +19,7 @@ from .budget import keep_ratio_for_macs
 from .encoder import Encoded, FATRAttention, FATRLayer, FATRReduction, LayerScale, Rows, run_layers
 from .fused_inference import FusedAttention, FusedLayer, fuse_model, is_fused
 from .hub_repository import HubRepositoryMixin
+from .positions import Positions
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
 from .token_reduction import TokenLayout, dense_layout, token_sizes, token_sources
@@ -206,6 +207,10 @@ class ReductionEncoder(ReductionModel):
         """Cosines and sines of the rotary positions of every patch, (patches, head_dim) each; None without them."""
         return None
 
+    def added_positions(self, pixel_values: Tensor) -> Tensor | None:
+        """What tokens get between layers, (layers - 1, prefix + patches, hidden); None where they get nothing."""
+        return None
+
     def read_out(self, encoded: Encoded) -> FATRModelOutput:
         """What becomes of the layers' output: the last hidden state, and what is pooled from it.
 
@@ -215,12 +220,12 @@ class ReductionEncoder(ReductionModel):
         pooler: Any = getattr(self, "pooler", lambda tokens: tokens[:, 0])
         return FATRModelOutput(last_hidden_state=sequence, pooler_output=None if pooler is None else pooler(sequence))
 
-    def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Rows | None]:
-        """The embedded images, their layout and the rotary positions of the grid."""
+    def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Positions]:
+        """The embedded images, their layout and the positions that act behind the embeddings."""
         hidden_states = self.embed(pixel_values, **kwargs)
         grid = self.config.patch_grid(pixel_values.shape[-2:])
         layout = dense_layout(hidden_states.shape[0], grid, self.config.num_prefix_tokens, hidden_states.device)
-        return hidden_states, layout, self.rotary(pixel_values)
+        return hidden_states, layout, Positions(self.rotary(pixel_values), self.added_positions(pixel_values))
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -252,10 +257,10 @@ class ReductionEncoder(ReductionModel):
         plan = self.plan_for(pixel_values, plan)
         check_no_training(self)
         check_no_mask(kwargs.pop("attention_mask", None))
-        hidden_states, layout, rotary = self.start(
+        hidden_states, layout, positions = self.start(
             pixel_values, bool_masked_pos=bool_masked_pos, interpolate_pos_encoding=bool(interpolate_pos_encoding)
         )
-        encoded = run_layers(self.layers, hidden_states, layout, plan, rotary, **kwargs)
+        encoded = run_layers(self.layers, hidden_states, layout, plan, positions, **kwargs)
         outputs = self.read_out(encoded)
         if output_token_sources:
             outputs.token_sources = tuple(token_sources(each) for each in encoded.reduced_layouts)
