@@ -1,14 +1,10 @@
 """The families of vision transformers, and transformers' Auto classes for them."""
 
+import sys
 from typing import Any, NamedTuple
 
-from transformers import (
-    AutoBackbone,
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForZeroShotImageClassification,
-)
+import transformers
+from transformers import AutoConfig
 
 from .modeling.configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
 from .modeling.configuration_fatr_deit import FATRDeiTConfig
@@ -18,6 +14,7 @@ from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
 from .modeling.modeling_fatr_deit import (
@@ -40,6 +37,7 @@ from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRI
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_yolos import FATRYolosForObjectDetection, FATRYolosModel
 
 
 class Family(NamedTuple):
@@ -47,10 +45,11 @@ class Family(NamedTuple):
 
     config: Any
     model: Any
-    classifier: Any
+    classifier: Any = None
     backbone: Any = None
     second_classifier: Any = None
     """Loaded instead of ``classifier`` where a checkpoint names it as its architecture."""
+    detector: Any = None
 
 
 FAMILIES = (
@@ -72,6 +71,7 @@ FAMILIES = (
     Family(FATRCLIPVisionConfig, FATRCLIPVisionModel, FATRCLIPForImageClassification),
     Family(FATRSiglipVisionConfig, FATRSiglipVisionModel, FATRSiglipForImageClassification),
     Family(FATRIJepaConfig, FATRIJepaModel, FATRIJepaForImageClassification),
+    Family(FATRYolosConfig, FATRYolosModel, detector=FATRYolosForObjectDetection),
 )
 
 
@@ -88,18 +88,21 @@ def family_of(model_type: str) -> Family | None:
 
 
 def register() -> None:
-    """Registers every family with transformers' Auto classes."""
+    """Registers every family and composite with transformers' Auto classes, by its ``auto_classes``."""
     for family in FAMILIES:
         AutoConfig.register(family.config.model_type, family.config, exist_ok=True)
-        AutoModel.register(family.config, family.model, exist_ok=True)
-        classifier = family.classifier
-        if family.second_classifier is not None:
-            classifier = (classifier, family.second_classifier)
-        AutoModelForImageClassification.register(family.config, classifier, exist_ok=True)
-        if family.backbone is not None:
-            AutoBackbone.register(family.config, family.backbone, exist_ok=True)
+        for auto_class, model_class in auto_classes(family.model).items():
+            if model_class is family.classifier and family.second_classifier is not None:
+                model_class = (family.classifier, family.second_classifier)
+            auto_class.register(family.config, model_class, exist_ok=True)
     for composite in COMPOSITES:
         config: Any = composite.config_class
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, composite, exist_ok=True)
-        AutoModelForZeroShotImageClassification.register(config, composite, exist_ok=True)
+        for auto_class, model_class in auto_classes(composite).items():
+            auto_class.register(config, model_class, exist_ok=True)
+
+
+def auto_classes(model: Any) -> dict[Any, Any]:
+    """By Auto class of transformers the class that it loads, of those in a model's file."""
+    module = sys.modules[model.__module__]
+    return {getattr(transformers, auto): getattr(module, name) for auto, name in model.auto_classes.items()}

@@ -101,6 +101,7 @@ CLAIMS = {
         "[each.name for each in comparison.contenders]"
         " == ['unreduced', 'FATR', 'random', 'evit', 'tome', 'pitome', 'pooling']",
     ],
+    "detection.md": ["found['boxes'].shape == (100, 4)"],
     "diagnosis.md": ["diagnosis.images == 4"],
     "families.md": [
         "type(reduced).__name__ == 'FATRDinov2Model'",

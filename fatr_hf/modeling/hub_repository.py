@@ -46,6 +46,7 @@ model = {auto_class}.from_pretrained("{repo_id}", trust_remote_code=True, revisi
 
 TASKS = {
     "AutoModelForImageClassification": "image-classification",
+    "AutoModelForObjectDetection": "object-detection",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
 }
 """The Hub's names of the tasks of models that do more than extract features, by their Auto classes."""
@@ -119,7 +120,9 @@ class HubRepositoryMixin(PreTrainedModel):
         info["mismatched_keys"] = stretch_mismatched(model, name, info["mismatched_keys"], kwargs)
         if not takes_mismatches:
             check_shapes(name, info["mismatched_keys"])
-        missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        # Of new classes a head of several layers keeps all but its last.
+        renewed = {key for key, *_ in info["mismatched_keys"] if not is_of_classifier(key)}
+        missing = {*info["missing_keys"], *renewed}
         if any(key.startswith("pooler.") for key in missing):
             logger.warning(f"{name} has no pooler: the model is loaded without one.")
             model.pooler = None
