@@ -15,6 +15,8 @@ from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_siglip import FATRSiglipConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_vitpose import FATRVitPoseConfig
+from .modeling.configuration_fatr_vitpose_backbone import FATRVitPoseBackboneConfig
 from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import (
@@ -42,6 +44,8 @@ from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRI
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_vitpose import FATRVitPoseForPoseEstimation
+from .modeling.modeling_fatr_vitpose_backbone import FATRVitPoseBackbone
 from .modeling.modeling_fatr_yolos import FATRYolosForObjectDetection, FATRYolosModel
 from .modeling.token_reduction import restore_tokens
 from .version import __version__
@@ -82,6 +86,10 @@ __all__ = [
     "FATRViTConfig",
     "FATRViTForImageClassification",
     "FATRViTModel",
+    "FATRVitPoseBackbone",
+    "FATRVitPoseBackboneConfig",
+    "FATRVitPoseConfig",
+    "FATRVitPoseForPoseEstimation",
     "FATRYolosConfig",
     "FATRYolosForObjectDetection",
     "FATRYolosModel",

@@ -14,6 +14,7 @@ from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_vitpose_backbone import FATRVitPoseBackboneConfig
 from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
@@ -37,6 +38,8 @@ from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRI
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_vitpose import FATRVitPoseForPoseEstimation
+from .modeling.modeling_fatr_vitpose_backbone import FATRVitPoseBackbone
 from .modeling.modeling_fatr_yolos import FATRYolosForObjectDetection, FATRYolosModel
 
 
@@ -71,11 +74,12 @@ FAMILIES = (
     Family(FATRCLIPVisionConfig, FATRCLIPVisionModel, FATRCLIPForImageClassification),
     Family(FATRSiglipVisionConfig, FATRSiglipVisionModel, FATRSiglipForImageClassification),
     Family(FATRIJepaConfig, FATRIJepaModel, FATRIJepaForImageClassification),
+    Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
     Family(FATRYolosConfig, FATRYolosModel, detector=FATRYolosForObjectDetection),
 )
 
 
-COMPOSITES = (FATRCLIPModel, FATRSiglipModel)
+COMPOSITES = (FATRCLIPModel, FATRSiglipModel, FATRVitPoseForPoseEstimation)
 """Whole models with a tower of one of the families in them."""
 
 
@@ -103,6 +107,7 @@ def register() -> None:
 
 
 def auto_classes(model: Any) -> dict[Any, Any]:
-    """By Auto class of transformers the class that it loads, of those in a model's file."""
+    """By Auto class the class that it loads, of those in a model's file; the oldest transformers lacks some of them."""
     module = sys.modules[model.__module__]
-    return {getattr(transformers, auto): getattr(module, name) for auto, name in model.auto_classes.items()}
+    found = {getattr(transformers, auto, None): getattr(module, name) for auto, name in model.auto_classes.items()}
+    return {auto: each for auto, each in found.items() if auto is not None}

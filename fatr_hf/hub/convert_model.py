@@ -196,7 +196,16 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def split_prefix(name: str) -> tuple[str, str]:
     """What stands before the encoder's own names in the name of a parameter, and the rest."""
-    for prefix in ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "vision_model.", "text_model."):
+    for prefix in (
+        "vit.",
+        "deit.",
+        "ijepa.",
+        "dinov2.",
+        "dinov2_with_registers.",
+        "vision_model.",
+        "text_model.",
+        "backbone.",
+    ):
         if name.startswith(prefix):
             return prefix, name.removeprefix(prefix)
     return "", name

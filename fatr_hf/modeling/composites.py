@@ -1,5 +1,5 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""Models with a reduced vision tower in them: their configuration takes the reduction's fields for the tower."""
+"""Models with a reduced tower or backbone in them: their configuration takes the reduction's fields for it."""
 
 from typing import Any, ClassVar
 
@@ -9,19 +9,20 @@ from .reduction_config import REDUCTION_FIELDS, ReductionConfig, check_choice_of
 
 
 class CompositeConfig(PreTrainedConfig):
-    """The configuration of a composite whose ``vision_config`` is a FATR tower's.
+    """The configuration of a composite that holds a FATR tower's, as ``vision_config`` or by another name.
 
     ``from_dict`` and ``from_pretrained`` take stock composites too, and the reduction's fields as arguments.
     """
 
     tower_config: ClassVar[type[ReductionConfig]]
+    tower_name: ClassVar[str] = "vision_config"
     stock_model_types: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
-        tower = tower_fields(getattr(self, "vision_config", None), kwargs)
+        tower = tower_fields(getattr(self, self.tower_name, None), kwargs)
         tower = tower if isinstance(tower, self.tower_config) else self.tower_config.from_dict(tower)
         super().__post_init__(**kwargs)
-        self.vision_config = tower  # transformers before 5.18 puts the stock tower's in its place
+        setattr(self, self.tower_name, tower)  # transformers before 5.18 puts the stock tower's in its place
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -45,10 +46,10 @@ class CompositeConfig(PreTrainedConfig):
             }
         names = (*REDUCTION_FIELDS, "preset", "image_size")
         reduction = {name: kwargs.pop(name) for name in names if name in kwargs}
-        tower = tower_fields(config_dict.get("vision_config"), config_dict)
+        tower = tower_fields(config_dict.get(cls.tower_name), config_dict)
         if isinstance(tower, PreTrainedConfig):
             tower = tower.to_dict()
-        config_dict["vision_config"] = cls.tower_config.from_dict(tower, **reduction)
+        config_dict[cls.tower_name] = cls.tower_config.from_dict(tower, **reduction)
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod

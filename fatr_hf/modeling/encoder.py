@@ -232,12 +232,12 @@ class FATRLayer(GradientCheckpointingLayer):
 
     is_fused = False
 
-    def __init__(self, config: ReductionConfig, plan: LayerPlan):
+    def __init__(self, config: ReductionConfig, plan: LayerPlan, mlp: type[FATRMLP] = FATRMLP):
         super().__init__()
         spec = config.encoder_spec
         self.attention = FATRAttention(config, plan)
         self.reduction = FATRReduction(config, plan)
-        self.mlp = FATRMLP(config)
+        self.mlp = mlp(config)
         self.layernorm_before = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
         self.layer_scale1 = nn.Identity() if spec.scale is None else LayerScale(spec.hidden_size, spec.scale)
@@ -252,6 +252,7 @@ class FATRLayer(GradientCheckpointingLayer):
         plan: LayerPlan,
         rows: Rows | None = None,
         reduction_implementation: str | None = None,
+        mlp_inputs: tuple[Tensor, ...] = (),
         **kwargs: Any,
     ) -> tuple[Tensor, TokenLayout]:
         """The next sequence, and its layout.
@@ -262,11 +263,12 @@ class FATRLayer(GradientCheckpointingLayer):
             plan: what this layer does.
             rows: rotary positions of the tokens.
             reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the fastest that runs here.
+            mlp_inputs: what the MLP of a family takes beside tokens.
         """
         hidden_states, _, evidence = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
         if plan.reduces:
             hidden_states, layout = self.reduction(hidden_states, evidence, layout, plan, reduction_implementation)
-        return self.mlp_block(hidden_states), layout
+        return self.mlp_block(hidden_states, *mlp_inputs), layout
 
     def attention_block(
         self, hidden_states: Tensor, layout: TokenLayout, plan: LayerPlan, rows: Rows | None = None, **kwargs: Any
@@ -279,9 +281,9 @@ class FATRLayer(GradientCheckpointingLayer):
         update, weights, evidence = self.attention(normed, layout, plan, rows, **kwargs)
         return hidden_states + self.drop_path(self.layer_scale1(self.dropout(update))), weights, evidence
 
-    def mlp_block(self, hidden_states: Tensor) -> Tensor:
+    def mlp_block(self, hidden_states: Tensor, *mlp_inputs: Tensor) -> Tensor:
         """The layer from its reduction on: the MLP and its residual."""
-        update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        update = self.dropout(self.mlp(self.layernorm_after(hidden_states), *mlp_inputs))
         return hidden_states + self.drop_path(self.layer_scale2(update))
 
 
@@ -297,9 +299,9 @@ class Encoded(NamedTuple):
     """The stages that were asked for on the full grid, (batch, prefix + patches, hidden) each."""
 
 
-def build_layers(config: ReductionConfig) -> nn.ModuleList:
-    """The layers of a configuration, with the parameters that its plan needs."""
-    return nn.ModuleList([FATRLayer(config, plan) for plan in config.plan()])
+def build_layers(config: ReductionConfig, mlp: type[FATRMLP] = FATRMLP) -> nn.ModuleList:
+    """The layers of a configuration, with the parameters that its plan needs, and with a family's own MLP, if any."""
+    return nn.ModuleList([FATRLayer(config, plan, mlp) for plan in config.plan()])
 
 
 def run_layers(

@@ -47,6 +47,7 @@ model = {auto_class}.from_pretrained("{repo_id}", trust_remote_code=True, revisi
 TASKS = {
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForObjectDetection": "object-detection",
+    "AutoModelForPoseEstimation": "keypoint-detection",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
 }
 """The Hub's names of the tasks of models that do more than extract features, by their Auto classes."""
@@ -116,7 +117,8 @@ class HubRepositoryMixin(PreTrainedModel):
             )
         model, info = loaded
         if is_loaded_from_files and getattr(model.config, "quantization_config", None) is None:
-            check_dtypes(name, kwargs, unread_names(cls, info["unexpected_keys"]))
+            counters = [key for key, buffer in model.named_buffers() if not buffer.is_floating_point()]
+            check_dtypes(name, kwargs, unread_names(cls, [*info["unexpected_keys"], *counters]))
         info["mismatched_keys"] = stretch_mismatched(model, name, info["mismatched_keys"], kwargs)
         if not takes_mismatches:
             check_shapes(name, info["mismatched_keys"])
