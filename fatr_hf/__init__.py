@@ -12,6 +12,10 @@ from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
+from .modeling.configuration_fatr_owlv2 import FATROwlv2Config
+from .modeling.configuration_fatr_owlv2_vision_model import FATROwlv2VisionConfig
+from .modeling.configuration_fatr_owlvit import FATROwlViTConfig
+from .modeling.configuration_fatr_owlvit_vision_model import FATROwlViTVisionConfig
 from .modeling.configuration_fatr_siglip import FATRSiglipConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
@@ -41,6 +45,10 @@ from .modeling.modeling_fatr_dinov3_vit import (
     FATRDINOv3ViTModel,
 )
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
+from .modeling.modeling_fatr_owlv2 import FATROwlv2ForObjectDetection, FATROwlv2Model
+from .modeling.modeling_fatr_owlv2_vision_model import FATROwlv2VisionModel
+from .modeling.modeling_fatr_owlvit import FATROwlViTForObjectDetection, FATROwlViTModel
+from .modeling.modeling_fatr_owlvit_vision_model import FATROwlViTVisionModel
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
@@ -78,6 +86,16 @@ __all__ = [
     "FATRIJepaConfig",
     "FATRIJepaForImageClassification",
     "FATRIJepaModel",
+    "FATROwlViTConfig",
+    "FATROwlViTForObjectDetection",
+    "FATROwlViTModel",
+    "FATROwlViTVisionConfig",
+    "FATROwlViTVisionModel",
+    "FATROwlv2Config",
+    "FATROwlv2ForObjectDetection",
+    "FATROwlv2Model",
+    "FATROwlv2VisionConfig",
+    "FATROwlv2VisionModel",
     "FATRSiglipConfig",
     "FATRSiglipForImageClassification",
     "FATRSiglipModel",

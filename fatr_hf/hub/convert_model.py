@@ -15,6 +15,12 @@ from ..modeling.stock_names import RENAMINGS
 from .checkpoints import is_classifier, read_config
 from .timm import load_timm, timm_fields
 
+PREFIXES = (
+    *("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "backbone."),
+    *(f"{whole}{tower}." for whole in ("", "owlvit.", "owlv2.") for tower in ("vision_model", "text_model")),
+)
+"""What stands before an encoder's own names in the names of a stock model's parameters."""
+
 
 def convert(
     model: PreTrainedModel | str | os.PathLike[str],
@@ -145,6 +151,9 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
             options["use_mask_token"] = True
         converted = target(config, **options)
     weights = renamed(dict(model.named_parameters()) | dict(model.named_buffers()))
+    if converted.base_model is converted:  # in whose place some stock classes hold a module
+        prefix = f"{target.base_model_prefix}."
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     first = next(model.parameters())
     for name, own in [*converted.named_parameters(), *converted.named_buffers()]:
         is_parameter = isinstance(own, nn.Parameter)
@@ -180,7 +189,7 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         prefix, inner = split_prefix(name)
-        if prefix == "text_model.":  # whose names are those of its own class
+        if prefix.endswith("text_model."):  # whose names are those of its own class
             found[name] = tensor
             continue
         for old, new in RENAMINGS:
@@ -196,16 +205,7 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def split_prefix(name: str) -> tuple[str, str]:
     """What stands before the encoder's own names in the name of a parameter, and the rest."""
-    for prefix in (
-        "vit.",
-        "deit.",
-        "ijepa.",
-        "dinov2.",
-        "dinov2_with_registers.",
-        "vision_model.",
-        "text_model.",
-        "backbone.",
-    ):
+    for prefix in PREFIXES:
         if name.startswith(prefix):
             return prefix, name.removeprefix(prefix)
     return "", name

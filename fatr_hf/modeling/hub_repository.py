@@ -49,6 +49,7 @@ TASKS = {
     "AutoModelForObjectDetection": "object-detection",
     "AutoModelForPoseEstimation": "keypoint-detection",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
+    "AutoModelForZeroShotObjectDetection": "zero-shot-object-detection",
 }
 """The Hub's names of the tasks of models that do more than extract features, by their Auto classes."""
 

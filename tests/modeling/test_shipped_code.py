@@ -28,6 +28,7 @@ MODULES = re.findall(
     transformers.models.dinov2_with_registers.modeling_dinov2_with_registers
     transformers.models.dinov3_vit.modeling_dinov3_vit transformers.models.ijepa.modeling_ijepa
     transformers.models.siglip.modeling_siglip transformers.models.vit.modeling_vit transformers.utils
+    transformers.models.owlv2.modeling_owlv2 transformers.models.owlvit.modeling_owlvit
     transformers.models.vitpose.modeling_vitpose
     transformers.models.vitpose_backbone.modeling_vitpose_backbone transformers.models.yolos.modeling_yolos
     transformers.backbone_utils
