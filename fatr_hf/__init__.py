@@ -17,11 +17,18 @@ from .modeling.configuration_fatr_gemma3 import FATRGemma3Config
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_llava import FATRLlavaConfig
 from .modeling.configuration_fatr_llava_onevision import FATRLlavaOnevisionConfig
+from .modeling.configuration_fatr_owlv2 import FATROwlv2Config
+from .modeling.configuration_fatr_owlv2_vision_model import FATROwlv2VisionConfig
+from .modeling.configuration_fatr_owlvit import FATROwlViTConfig
+from .modeling.configuration_fatr_owlvit_vision_model import FATROwlViTVisionConfig
 from .modeling.configuration_fatr_paligemma import FATRPaliGemmaConfig
 from .modeling.configuration_fatr_siglip import FATRSiglipConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .modeling.configuration_fatr_upernet import FATRUperNetConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_vitpose import FATRVitPoseConfig
+from .modeling.configuration_fatr_vitpose_backbone import FATRVitPoseBackboneConfig
+from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.configuration_fatr_zoedepth import FATRZoeDepthConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import (
@@ -51,11 +58,18 @@ from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
 from .modeling.modeling_fatr_llava import FATRLlavaForConditionalGeneration
 from .modeling.modeling_fatr_llava_onevision import FATRLlavaOnevisionForConditionalGeneration
+from .modeling.modeling_fatr_owlv2 import FATROwlv2ForObjectDetection, FATROwlv2Model
+from .modeling.modeling_fatr_owlv2_vision_model import FATROwlv2VisionModel
+from .modeling.modeling_fatr_owlvit import FATROwlViTForObjectDetection, FATROwlViTModel
+from .modeling.modeling_fatr_owlvit_vision_model import FATROwlViTVisionModel
 from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGeneration
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_vitpose import FATRVitPoseForPoseEstimation
+from .modeling.modeling_fatr_vitpose_backbone import FATRVitPoseBackbone
+from .modeling.modeling_fatr_yolos import FATRYolosForObjectDetection, FATRYolosModel
 from .modeling.modeling_fatr_zoedepth import FATRZoeDepthForDepthEstimation
 from .modeling.token_reduction import restore_tokens
 from .version import __version__
@@ -98,6 +112,16 @@ __all__ = [
     "FATRLlavaForConditionalGeneration",
     "FATRLlavaOnevisionConfig",
     "FATRLlavaOnevisionForConditionalGeneration",
+    "FATROwlViTConfig",
+    "FATROwlViTForObjectDetection",
+    "FATROwlViTModel",
+    "FATROwlViTVisionConfig",
+    "FATROwlViTVisionModel",
+    "FATROwlv2Config",
+    "FATROwlv2ForObjectDetection",
+    "FATROwlv2Model",
+    "FATROwlv2VisionConfig",
+    "FATROwlv2VisionModel",
     "FATRPaliGemmaConfig",
     "FATRPaliGemmaForConditionalGeneration",
     "FATRSiglipConfig",
@@ -110,6 +134,13 @@ __all__ = [
     "FATRViTConfig",
     "FATRViTForImageClassification",
     "FATRViTModel",
+    "FATRVitPoseBackbone",
+    "FATRVitPoseBackboneConfig",
+    "FATRVitPoseConfig",
+    "FATRVitPoseForPoseEstimation",
+    "FATRYolosConfig",
+    "FATRYolosForObjectDetection",
+    "FATRYolosModel",
     "FATRZoeDepthConfig",
     "FATRZoeDepthForDepthEstimation",
     "__version__",

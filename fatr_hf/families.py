@@ -1,9 +1,10 @@
 """The families of vision transformers, and transformers' Auto classes for them."""
 
+import sys
 from typing import Any, NamedTuple
 
 import transformers
-from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig
 
 from .modeling.configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
 from .modeling.configuration_fatr_deit import FATRDeiTConfig
@@ -11,8 +12,12 @@ from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
+from .modeling.configuration_fatr_owlv2_vision_model import FATROwlv2VisionConfig
+from .modeling.configuration_fatr_owlvit_vision_model import FATROwlViTVisionConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_vitpose_backbone import FATRVitPoseBackboneConfig
+from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
 from .modeling.modeling_fatr_deit import (
@@ -37,11 +42,18 @@ from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
 from .modeling.modeling_fatr_llava import FATRLlavaForConditionalGeneration
 from .modeling.modeling_fatr_llava_onevision import FATRLlavaOnevisionForConditionalGeneration
+from .modeling.modeling_fatr_owlv2 import FATROwlv2ForObjectDetection, FATROwlv2Model
+from .modeling.modeling_fatr_owlv2_vision_model import FATROwlv2VisionModel
+from .modeling.modeling_fatr_owlvit import FATROwlViTForObjectDetection, FATROwlViTModel
+from .modeling.modeling_fatr_owlvit_vision_model import FATROwlViTVisionModel
 from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGeneration
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_vitpose import FATRVitPoseForPoseEstimation
+from .modeling.modeling_fatr_vitpose_backbone import FATRVitPoseBackbone
+from .modeling.modeling_fatr_yolos import FATRYolosForObjectDetection, FATRYolosModel
 from .modeling.modeling_fatr_zoedepth import FATRZoeDepthForDepthEstimation
 
 
@@ -50,10 +62,11 @@ class Family(NamedTuple):
 
     config: Any
     model: Any
-    classifier: Any
+    classifier: Any = None
     backbone: Any = None
     second_classifier: Any = None
     """Loaded instead of ``classifier`` where a checkpoint names it as its architecture."""
+    detector: Any = None
 
 
 FAMILIES = (
@@ -75,6 +88,10 @@ FAMILIES = (
     Family(FATRCLIPVisionConfig, FATRCLIPVisionModel, FATRCLIPForImageClassification),
     Family(FATRSiglipVisionConfig, FATRSiglipVisionModel, FATRSiglipForImageClassification),
     Family(FATRIJepaConfig, FATRIJepaModel, FATRIJepaForImageClassification),
+    Family(FATROwlViTVisionConfig, FATROwlViTVisionModel),
+    Family(FATROwlv2VisionConfig, FATROwlv2VisionModel),
+    Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
+    Family(FATRYolosConfig, FATRYolosModel, detector=FATRYolosForObjectDetection),
 )
 
 
@@ -89,6 +106,11 @@ COMPOSITES = (
     FATRLlavaOnevisionForConditionalGeneration,
     FATRPaliGemmaForConditionalGeneration,
     FATRGemma3ForConditionalGeneration,
+    FATROwlViTModel,
+    FATROwlViTForObjectDetection,
+    FATROwlv2Model,
+    FATROwlv2ForObjectDetection,
+    FATRVitPoseForPoseEstimation,
 )
 """Whole models with a tower or a backbone of one of the families in them."""
 
@@ -102,18 +124,22 @@ def family_of(model_type: str) -> Family | None:
 
 
 def register() -> None:
-    """Registers every family with transformers' Auto classes."""
+    """Registers every family and composite with transformers' Auto classes, by its ``auto_classes``."""
     for family in FAMILIES:
         AutoConfig.register(family.config.model_type, family.config, exist_ok=True)
-        AutoModel.register(family.config, family.model, exist_ok=True)
-        classifier = family.classifier
-        if family.second_classifier is not None:
-            classifier = (classifier, family.second_classifier)
-        AutoModelForImageClassification.register(family.config, classifier, exist_ok=True)
-        if family.backbone is not None:
-            AutoBackbone.register(family.config, family.backbone, exist_ok=True)
+        for auto_class, model_class in auto_classes(family.model).items():
+            if model_class is family.classifier and family.second_classifier is not None:
+                model_class = (family.classifier, family.second_classifier)
+            auto_class.register(family.config, model_class, exist_ok=True)
     for composite in COMPOSITES:
         config: Any = composite.config_class
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        for name in composite.auto_classes:
-            getattr(transformers, name).register(config, composite, exist_ok=True)
+        for auto_class, model_class in auto_classes(composite).items():
+            auto_class.register(config, model_class, exist_ok=True)
+
+
+def auto_classes(model: Any) -> dict[Any, Any]:
+    """By Auto class the class that it loads, of those in a model's file; the oldest transformers lacks some of them."""
+    module = sys.modules[model.__module__]
+    found = {getattr(transformers, auto, None): getattr(module, name) for auto, name in model.auto_classes.items()}
+    return {auto: each for auto, each in found.items() if auto is not None}

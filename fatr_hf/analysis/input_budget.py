@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..modeling.budget import is_admissible, schedule_macs, with_keep_ratio
-from ..modeling.encoder import Rows, run_layers
+from ..modeling.encoder import run_layers
 from ..modeling.frequency_attention import Evidence
-from ..modeling.positions import rotary_rows
+from ..modeling.positions import Positions, add_positions, rotary_rows
 from ..modeling.reduction_config import ReductionConfig
 from ..modeling.token_plan import LayerPlan, per_layer
 from ..modeling.token_reduction import TokenLayout, token_sizes
@@ -59,12 +59,12 @@ def classify_by_mass(
     plans = [config.plan(image_size) for config in configs]
     encoder, first = model.base_model, next(step.layer for step in plans[0] if step.reduces)
 
-    hidden_states, layout, rotary = encoder.start(pixel_values, interpolate_pos_encoding=bool(interpolate_pos_encoding))
-    shared = run_layers(encoder.layers[:first], hidden_states, layout, plans[0][:first], rotary)
-    rows = rotary_rows(layout, rotary)
-    hidden_states, _, evidence = encoder.layers[first].attention_block(
-        shared.hidden_states, layout, plans[0][first], rows
-    )
+    stretches = bool(interpolate_pos_encoding)
+    hidden_states, layout, positions = encoder.start(pixel_values, interpolate_pos_encoding=stretches)
+    shared = run_layers(encoder.layers[:first], hidden_states, layout, plans[0][:first], positions)
+    hidden_states, layout = add_positions(shared.hidden_states, layout, positions, first)
+    rows = rotary_rows(layout, positions.rotary)
+    hidden_states, _, evidence = encoder.layers[first].attention_block(hidden_states, layout, plans[0][first], rows)
 
     scores, patches = evidence.scores, slice(layout.num_prefix, layout.num_prefix + layout.num_patches)
     buckets = choose_buckets(scores[:, patches], [each[first].patches_out for each in plans], selection_mass)
@@ -72,7 +72,7 @@ def classify_by_mass(
     for bucket in buckets.unique().tolist():
         chosen = (buckets == bucket).nonzero().flatten()
         parts = layout._replace(positions=layout.positions[chosen], dc_counts=layout.dc_counts[chosen])
-        logits[chosen] = finish(model, hidden_states[chosen], scores[chosen], parts, plans[bucket][first:], rotary)
+        logits[chosen] = finish(model, hidden_states[chosen], scores[chosen], parts, plans[bucket][first:], positions)
     macs = torch.tensor([schedule_macs(config, image_size) for config in configs])
     ratios = torch.tensor([float(ratio) for ratio in keep_ratios], dtype=torch.float64)
     return InputBudgetOutput(logits, ratios[buckets.cpu()], macs[buckets.cpu()])
@@ -100,13 +100,13 @@ def finish(
     scores: Tensor,
     layout: TokenLayout,
     plan: Sequence[LayerPlan],
-    rotary: Rows | None,
+    positions: Positions,
 ) -> Tensor:
     """Logits (batch, classes), from the attention of the layer with which the plan begins."""
     encoder, first = model.base_model, plan[0].layer
     layer = encoder.layers[first]
     hidden_states, layout = layer.reduction(hidden_states, Evidence(scores), layout, plan[0])
-    encoded = run_layers(encoder.layers[first + 1 :], layer.mlp_block(hidden_states), layout, plan[1:], rotary)
+    encoded = run_layers(encoder.layers[first + 1 :], layer.mlp_block(hidden_states), layout, plan[1:], positions)
     outputs = encoder.read_out(encoded)
     outputs.token_sizes = token_sizes(encoded.layout) if encoded.layout.is_reduced else None
     logits: Tensor = model.classify(outputs)

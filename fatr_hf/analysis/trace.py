@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ..baselines.arguments import check_model
 from ..baselines.rival import Rival
 from ..modeling.fused_inference import is_fused
-from ..modeling.positions import rotary_rows
+from ..modeling.positions import add_positions, rotary_rows
 from ..modeling.reduction_model import ReductionModel
 from ..modeling.token_plan import LayerPlan
 from ..modeling.token_reduction import TokenLayout, take_tokens, token_sources
@@ -121,10 +121,12 @@ def check_traceable(model: PreTrainedModel) -> None:
 def trace_plan(model: ReductionModel, pixel_values: Tensor, plan: Sequence[LayerPlan]) -> Iterator[LayerTrace]:
     """``trace`` of a FATR model, by any plan."""
     encoder: Any = model.base_model
-    tokens, layout, rotary = encoder.start(pixel_values)
+    tokens, layout, positions = encoder.start(pixel_values)
     state = layout_state(tokens, layout)
     for layer, step in zip(encoder.layers, plan, strict=True):
-        rows = rotary_rows(layout, rotary)
+        rows = rotary_rows(layout, positions.rotary)
+        tokens, layout = add_positions(state.tokens, layout, positions, step.layer)
+        state = state._replace(tokens=tokens)
         attended, attention, evidence = layer.attention_block(state.tokens, layout, step, rows)
         reduction = None
         if step.reduces:

@@ -16,6 +16,12 @@ from ..modeling.stock_names import RENAMINGS
 from .checkpoints import is_classifier, read_config
 from .timm import load_timm, timm_fields
 
+PREFIXES = (
+    *("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "backbone."),
+    *(f"{whole}{tower}." for whole in ("", "owlvit.", "owlv2.") for tower in ("vision_model", "text_model")),
+)
+"""What stands before an encoder's own names in the names of a stock model's parameters."""
+
 
 def convert(
     model: PreTrainedModel | str | os.PathLike[str],
@@ -146,6 +152,9 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
             options["use_mask_token"] = True
         converted = target(config, **options)
     weights = renamed(dict(model.named_parameters()) | dict(model.named_buffers()), encoder_prefix(converted))
+    if converted.base_model is converted:  # in whose place some stock classes hold a module
+        prefix = f"{target.base_model_prefix}."
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     first = next(model.parameters())
     for name, own in [*converted.named_parameters(), *converted.named_buffers()]:
         is_parameter = isinstance(own, nn.Parameter)

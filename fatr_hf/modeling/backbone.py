@@ -52,8 +52,8 @@ class ReductionBackbone(BackboneMixin, ReductionEncoder):
         check_no_mask(kwargs.pop("attention_mask", None))
         wanted = [place for place, name in enumerate(self.stage_names) if name in self.out_features]
         stages = range(len(self.stage_names)) if output_hidden_states else wanted
-        hidden_states, layout, rotary = self.start(pixel_values)
-        encoded = run_layers(self.layers, hidden_states, layout, plan, rotary, dense_stages=stages, **kwargs)
+        hidden_states, layout, positions = self.start(pixel_values)
+        encoded = run_layers(self.layers, hidden_states, layout, plan, positions, dense_stages=stages, **kwargs)
         dense = dict(zip(stages, encoded.dense, strict=True))
         maps: Any = tuple(self.feature_map(dense[place], place, layout.grid) for place in wanted)
         states: Any = tuple(dense.values()) if output_hidden_states else None

@@ -39,7 +39,7 @@ def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | Non
             if step.compares_keys:
                 total += step.patches_in**2 * hidden // spec.num_heads
         total += step.tokens_out * hidden * inner
-    return total + config.classifier_width * (config.num_labels or 0)
+    return total + config.head_macs
 
 
 def admissible_keep_ratios(config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> list[float]:

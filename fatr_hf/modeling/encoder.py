@@ -24,7 +24,7 @@ from .frequency_attention import (
     value_energies,
 )
 from .operators import compare_keys, reduction_function
-from .positions import rotary_rows, rotate
+from .positions import NO_POSITIONS, Positions, add_positions, rotary_rows, rotate
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
 from .token_reduction import TokenLayout, after_reduction, dense_sequence, with_residual
@@ -226,12 +226,12 @@ class FATRLayer(GradientCheckpointingLayer):
 
     is_fused = False
 
-    def __init__(self, config: ReductionConfig, plan: LayerPlan):
+    def __init__(self, config: ReductionConfig, plan: LayerPlan, mlp: type[FATRMLP] = FATRMLP):
         super().__init__()
         spec = config.encoder_spec
         self.attention = FATRAttention(config, plan)
         self.reduction = FATRReduction(config, plan)
-        self.mlp = FATRMLP(config)
+        self.mlp = mlp(config)
         self.layernorm_before = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
         self.layer_scale1 = nn.Identity() if spec.scale is None else LayerScale(spec.hidden_size, spec.scale)
@@ -246,6 +246,7 @@ class FATRLayer(GradientCheckpointingLayer):
         plan: LayerPlan,
         rows: Rows | None = None,
         reduction_implementation: str | None = None,
+        mlp_inputs: tuple[Tensor, ...] = (),
         **kwargs: Any,
     ) -> tuple[Tensor, TokenLayout]:
         """The next sequence, and its layout.
@@ -256,11 +257,12 @@ class FATRLayer(GradientCheckpointingLayer):
             plan: what this layer does.
             rows: rotary positions of the tokens.
             reduction_implementation: one of ``REDUCTION_IMPLEMENTATIONS``; by default the fastest that runs here.
+            mlp_inputs: what the MLP of a family takes beside tokens.
         """
         hidden_states, _, evidence = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
         if plan.reduces:
             hidden_states, layout = self.reduction(hidden_states, evidence, layout, plan, reduction_implementation)
-        return self.mlp_block(hidden_states), layout
+        return self.mlp_block(hidden_states, *mlp_inputs), layout
 
     def attention_block(
         self, hidden_states: Tensor, layout: TokenLayout, plan: LayerPlan, rows: Rows | None = None, **kwargs: Any
@@ -273,9 +275,9 @@ class FATRLayer(GradientCheckpointingLayer):
         update, weights, evidence = self.attention(normed, layout, plan, rows, **kwargs)
         return hidden_states + self.drop_path(self.layer_scale1(self.dropout(update))), weights, evidence
 
-    def mlp_block(self, hidden_states: Tensor) -> Tensor:
+    def mlp_block(self, hidden_states: Tensor, *mlp_inputs: Tensor) -> Tensor:
         """The layer from its reduction on: the MLP and its residual."""
-        update = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        update = self.dropout(self.mlp(self.layernorm_after(hidden_states), *mlp_inputs))
         return hidden_states + self.drop_path(self.layer_scale2(update))
 
 
@@ -291,9 +293,9 @@ class Encoded(NamedTuple):
     """The stages that were asked for on the full grid, (batch, prefix + patches, hidden) each."""
 
 
-def build_layers(config: ReductionConfig) -> nn.ModuleList:
-    """The layers of a configuration, with the parameters that its plan needs."""
-    return nn.ModuleList([FATRLayer(config, plan) for plan in config.plan()])
+def build_layers(config: ReductionConfig, mlp: type[FATRMLP] = FATRMLP) -> nn.ModuleList:
+    """The layers of a configuration, with the parameters that its plan needs, and with a family's own MLP, if any."""
+    return nn.ModuleList([FATRLayer(config, plan, mlp) for plan in config.plan()])
 
 
 def run_layers(
@@ -301,7 +303,7 @@ def run_layers(
     hidden_states: Tensor,
     layout: TokenLayout,
     plan: Iterable[LayerPlan],
-    rotary: Rows | None = None,
+    positions: Positions = NO_POSITIONS,
     dense_stages: Collection[int] = (),
     **kwargs: Any,
 ) -> Encoded:
@@ -311,7 +313,7 @@ def run_layers(
         hidden_states: (batch, tokens, hidden), the embedded images.
         layout: where the patches are in it.
         plan: one entry for each layer.
-        rotary: cosines and sines of every patch of the grid, (patches, head_dim) each; None without rotary positions.
+        positions: those that act behind the embeddings.
         dense_stages: stages to give back on the full grid: 0 is what enters the first layer, n what leaves the n-th.
         kwargs: for the layers.
     """
@@ -320,12 +322,13 @@ def run_layers(
         layout = with_residual(layout, hidden_states)
     if 0 in dense_stages:
         dense.append(dense_sequence(hidden_states, layout))
-    rows = rotary_rows(layout, rotary)
+    rows = rotary_rows(layout, positions.rotary)
     for stage, (layer, step) in enumerate(zip(layers, plan, strict=True), start=1):
+        hidden_states, layout = add_positions(hidden_states, layout, positions, step.layer)
         hidden_states, layout = layer(hidden_states, layout, step, rows, **kwargs)
         if step.reduces:
             reduced_layouts.append(layout)
-            rows = rotary_rows(layout, rotary)
+            rows = rotary_rows(layout, positions.rotary)
         if stage in dense_stages:
             dense.append(dense_sequence(hidden_states, layout))
     return Encoded(hidden_states, layout, tuple(reduced_layouts), tuple(dense))

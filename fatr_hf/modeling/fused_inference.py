@@ -199,7 +199,8 @@ class FusedLayer(nn.Module):
         super().__init__()
         self.attention = FusedAttention(layer.attention, layer.layer_scale1, reweights)
         self.reduction = layer.reduction
-        self.mlp = FusedMLP(layer.mlp, layer.layer_scale2)
+        # A family's own MLP stays as it is.
+        self.mlp = FusedMLP(layer.mlp, layer.layer_scale2) if type(layer.mlp) is FATRMLP else layer.mlp
         self.layernorm_before, self.layernorm_after = layer.layernorm_before, layer.layernorm_after
 
     def forward(
@@ -209,6 +210,7 @@ class FusedLayer(nn.Module):
         plan: LayerPlan,
         rows: Rows | None = None,
         reduction_implementation: str | None = None,
+        mlp_inputs: tuple[Tensor, ...] = (),
         **kwargs: Any,
     ) -> tuple[Tensor, TokenLayout]:
         """As ``FATRLayer.forward``.
@@ -223,7 +225,7 @@ class FusedLayer(nn.Module):
         hidden_states, _, evidence = self.attention_block(hidden_states, layout, plan, rows, **kwargs)
         if plan.reduces and not plan.prefix_only:
             hidden_states, layout = self.reduction(hidden_states, evidence, layout, plan, reduction_implementation)
-        return self.mlp_block(hidden_states), layout
+        return self.mlp_block(hidden_states, *mlp_inputs), layout
 
     def attention_block(
         self, hidden_states: Tensor, layout: TokenLayout, plan: LayerPlan, rows: Rows | None = None, **kwargs: Any
@@ -234,9 +236,9 @@ class FusedLayer(nn.Module):
         update, weights, evidence, shift = self.attention(normed, layout, plan, rows, queries, **kwargs)
         return add_residual(hidden_states[:, :queries], update, shift, in_place=True), weights, evidence
 
-    def mlp_block(self, hidden_states: Tensor) -> Tensor:
+    def mlp_block(self, hidden_states: Tensor, *mlp_inputs: Tensor) -> Tensor:
         """As ``FATRLayer.mlp_block``."""
-        return add_residual(hidden_states, self.mlp(self.layernorm_after(hidden_states)), in_place=True)
+        return add_residual(hidden_states, self.mlp(self.layernorm_after(hidden_states), *mlp_inputs), in_place=True)
 
 
 def is_fused(model: nn.Module) -> bool:

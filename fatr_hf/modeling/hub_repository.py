@@ -46,7 +46,10 @@ model = {auto_class}.from_pretrained("{repo_id}", trust_remote_code=True, revisi
 
 TASKS = {
     "AutoModelForImageClassification": "image-classification",
+    "AutoModelForObjectDetection": "object-detection",
+    "AutoModelForPoseEstimation": "keypoint-detection",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
+    "AutoModelForZeroShotObjectDetection": "zero-shot-object-detection",
 }
 """The Hub's names of the tasks of models that do more than extract features, by their Auto classes."""
 
@@ -115,12 +118,14 @@ class HubRepositoryMixin(PreTrainedModel):
             )
         model, info = loaded
         if is_loaded_from_files and getattr(model.config, "quantization_config", None) is None:
-            counts = [key for key, buffer in model.named_buffers() if not buffer.is_floating_point()]
-            check_dtypes(name, kwargs, unread_names(cls, [*info["unexpected_keys"], *counts]))
+            counters = [key for key, buffer in model.named_buffers() if not buffer.is_floating_point()]
+            check_dtypes(name, kwargs, unread_names(cls, [*info["unexpected_keys"], *counters]))
         info["mismatched_keys"] = stretch_mismatched(model, name, info["mismatched_keys"], kwargs)
         if not takes_mismatches:
             check_shapes(name, info["mismatched_keys"])
-        missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        # Of new classes a head of several layers keeps all but its last.
+        renewed = {key for key, *_ in info["mismatched_keys"] if not is_of_classifier(key)}
+        missing = {*info["missing_keys"], *renewed}
         if any(key.startswith("pooler.") for key in missing):
             logger.warning(f"{name} has no pooler: the model is loaded without one.")
             model.pooler = None

@@ -49,7 +49,7 @@ def stretch_positions(
         return table
     num_prefix = table.shape[-2] - grid[0] * grid[1]
     prefix, patches = table[..., :num_prefix, :], table[..., num_prefix:, :]
-    image = patches.reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    image = patches.reshape(-1, *grid, table.shape[-1]).permute(0, 3, 1, 2)
     dtype = torch.promote_types(image.dtype, torch.float32)
     stretched = nn.functional.interpolate(
         image.to(dtype), size=new_grid, mode="bicubic", align_corners=False, antialias=antialias

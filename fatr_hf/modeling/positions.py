@@ -6,16 +6,52 @@ through every reduction. For rotary positions, the logit towards a DC token then
 patches, as far as these share their features.
 """
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .token_reduction import TokenLayout, window_indices
+from .token_reduction import TokenLayout, restore_tokens, token_sources, without_autocast
+
+
+class Positions(NamedTuple):
+    """Positions that act behind the embeddings, by tables with a row for every patch of the grid."""
+
+    rotary: tuple[Tensor, Tensor] | None = None
+    """Cosines and sines, (patches, head_dim) each, by which every layer turns queries and keys."""
+    added: Tensor | None = None
+    """(layers - 1, prefix + patches, hidden), what the tokens get between two layers; the prefix has rows too."""
+
+
+NO_POSITIONS = Positions()
+
+
+def add_positions(
+    hidden_states: Tensor, layout: TokenLayout, positions: Positions, layer: int
+) -> tuple[Tensor, TokenLayout]:
+    """Adds what tokens get before a layer, as if every patch had got its own before it was folded.
+
+    Args:
+        hidden_states: (batch, tokens, hidden).
+        layer: counted from 0; the first gets nothing.
+
+    Returns:
+        The sequence, and the layout, whose residual took up what the mean leaves out of every patch.
+    """
+    if positions.added is None or layer == 0:
+        return hidden_states, layout
+    prefix, table = positions.added[layer - 1].split([layout.num_prefix, math.prod(layout.grid)])
+    rows = torch.cat([prefix.expand(hidden_states.shape[0], -1, -1), token_rows(table, layout)], dim=1)
+    if layout.residual is not None:
+        left_out = table - restore_tokens(rows, token_sources(layout))
+        layout = layout._replace(residual=layout.residual + left_out)
+    return hidden_states + rows, layout
 
 
 def token_rows(table: Tensor, layout: TokenLayout) -> Tensor:
-    """The rows of a table for the patch and DC tokens of a layout.
+    """The rows of a table for the patch and DC tokens of a layout; means run in float32 or better.
 
     Args:
         table: (patches, channels), a row for every patch of the grid.
@@ -24,31 +60,41 @@ def token_rows(table: Tensor, layout: TokenLayout) -> Tensor:
         (batch, tokens without prefix, channels): a kept patch has its own row, any other token the mean of those it
         stands for, an empty window the mean of all that were folded.
     """
-    if layout.sources is not None:
-        place = torch.arange(layout.num_patches, device=table.device)[:, None] + layout.num_prefix
-        return mean_rows(table, layout.sources[:, None] == place)
-    kept = table[layout.positions]
-    if not layout.windows:
-        return kept
-    batch, patches = layout.positions.shape[0], table.shape[0]
-    is_folded = torch.ones(batch, patches, dtype=torch.bool, device=table.device)
-    is_folded = is_folded.scatter(1, layout.positions, False)
-    window = window_indices(layout.grid, layout.windows, table.device)
-    places = torch.arange(layout.num_dc, device=table.device)[:, None]
-    members = (window == places) & is_folded[:, None]
-    members = torch.where(members.any(dim=2, keepdim=True), members, is_folded[:, None])
-    return torch.cat([kept, mean_rows(table, members)], dim=1)
+    batch = layout.positions.shape[0]
+    if not layout.is_reduced:
+        return table.expand(batch, -1, -1)
+    tokens, sources = layout.num_patches + layout.num_dc, token_sources(layout)
+    slots = torch.where(sources < 0, tokens, sources - layout.num_prefix)  # the last slot is for what was dropped
+    counts = slots.new_zeros(batch, tokens + 1).scatter_add(1, slots, torch.ones_like(slots))
+    rows = mean_rows(table.to(torch.promote_types(table.dtype, torch.float32)), slots, counts)[:, :tokens]
+    if layout.num_dc:
+        counts = counts[:, :tokens, None]
+        folded = counts[:, layout.num_patches :]
+        total = (rows[:, layout.num_patches :] * folded).sum(dim=1, keepdim=True) / folded.sum(dim=1, keepdim=True)
+        rows = torch.where(counts > 0, rows, total)
+    return rows.to(table.dtype)
 
 
-def mean_rows(table: Tensor, members: Tensor) -> Tensor:
-    """The means of rows of a table (patches, channels), by ``members`` (batch, means, patches), each of at least one.
+def mean_rows(table: Tensor, slots: Tensor, counts: Tensor) -> Tensor:
+    """The means of rows of a table (patches, channels) by slots; zeros where a slot has none.
+
+    Args:
+        slots: (batch, patches) int64, of each row.
+        counts: (batch, slots) int64, of rows.
 
     Returns:
-        (batch, means, channels).
+        (batch, slots, channels).
     """
-    dtype = torch.promote_types(table.dtype, torch.float32)
-    shares = members.to(dtype) / members.sum(dim=2, keepdim=True)
-    return (shares @ table.to(dtype)).to(table.dtype)
+    places = torch.arange(len(table), device=table.device)
+    if torch.compiler.is_exporting():  # ONNX has bags as loops only
+        is_member = slots[:, None] == torch.arange(counts.shape[1], device=table.device)[:, None]
+        with without_autocast(table.device):
+            return is_member.to(table.dtype) / counts.clamp(min=1)[:, :, None] @ table
+    # A bag for each slot: the order of a sum is the order of places, on a GPU too, where a scatter leaves it to chance.
+    members = (slots * len(table) + places).sort(dim=1).indices
+    starts = counts.flatten().cumsum(0) - counts.flatten()
+    means = nn.functional.embedding_bag(members.flatten(), table, starts, mode="mean")
+    return means.unflatten(0, counts.shape)
 
 
 def rotary_rows(layout: TokenLayout, rotary: Sequence[Tensor] | None) -> tuple[Tensor, Tensor] | None:

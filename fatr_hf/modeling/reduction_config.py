@@ -232,6 +232,11 @@ class ReductionConfig(PreTrainedConfig):
         """Channels that a classifier reads."""
         return self.hidden_size * (2 if self.classifier_reads == "cls_and_patches" else 1)
 
+    @property
+    def head_macs(self) -> int:
+        """Multiply-accumulates of what reads the encoder's tokens: a linear classifier, if a family says no other."""
+        return self.classifier_width * (self.num_labels or 0)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with every overridden field validated, and a stock configuration taken as a start.
@@ -350,7 +355,14 @@ class ReductionConfig(PreTrainedConfig):
         `@strict` runs validators in alphabetical order: nothing of a million layers is planned after this.
         """
         given = {name: getattr(self, name) for name in vars(self) if getattr(self, name) is not None}
-        sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "pooler_output_size")
+        sizes = (
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_channels",
+            "num_detection_tokens",
+            "pooler_output_size",
+        )
         for name in (name for name in sizes if name in given):
             check_size(name, given[name], LARGEST_SIZE)
         check_size("num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)

@@ -19,6 +19,7 @@ from .budget import keep_ratio_for_macs
 from .encoder import Encoded, FATRAttention, FATRLayer, FATRReduction, LayerScale, Rows, run_layers
 from .fused_inference import FusedAttention, FusedLayer, fuse_model, is_fused
 from .hub_repository import HubRepositoryMixin
+from .positions import Positions
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
 from .token_reduction import TokenLayout, dense_layout, token_sizes, token_sources
@@ -199,6 +200,10 @@ class ReductionEncoder(ReductionModel):
         """Cosines and sines of the rotary positions of every patch, (patches, head_dim) each; None without them."""
         return None
 
+    def added_positions(self, pixel_values: Tensor) -> Tensor | None:
+        """What tokens get between layers, (layers - 1, prefix + patches, hidden); None where they get nothing."""
+        return None
+
     def normed(self, hidden_states: Tensor) -> Tensor:
         """The layers' output (batch, tokens, hidden) as the model gives it: after its last norm."""
         return self.layernorm(hidden_states)
@@ -216,12 +221,12 @@ class ReductionEncoder(ReductionModel):
             sequence = self.normed(encoded.dense[-1])
         return FATRModelOutput(last_hidden_state=sequence, pooler_output=pooled)
 
-    def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Rows | None]:
-        """The embedded images, their layout and the rotary positions of the grid."""
+    def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Positions]:
+        """The embedded images, their layout and the positions that act behind the embeddings."""
         hidden_states = self.embed(pixel_values, **kwargs)
         grid = self.config.patch_grid(pixel_values.shape[-2:])
         layout = dense_layout(hidden_states.shape[0], grid, self.config.num_prefix_tokens, hidden_states.device)
-        return hidden_states, layout, self.rotary(pixel_values)
+        return hidden_states, layout, Positions(self.rotary(pixel_values), self.added_positions(pixel_values))
 
     def forward(
         self,
@@ -289,9 +294,9 @@ class ReductionEncoder(ReductionModel):
             dense: the hidden states to give on the full grid, where the last one is too; None for reduced outputs.
             embedding: further arguments of ``embed``.
         """
-        hidden_states, layout, rotary = self.start(pixel_values, **embedding)
+        hidden_states, layout, positions = self.start(pixel_values, **embedding)
         stages = [] if dense is None else sorted({*dense, len(plan)})
-        encoded = run_layers(self.layers, hidden_states, layout, plan, rotary, dense_stages=stages, **kwargs)
+        encoded = run_layers(self.layers, hidden_states, layout, plan, positions, dense_stages=stages, **kwargs)
         outputs = self.read_out(encoded)
         if dense:
             states = dict(zip(stages, encoded.dense, strict=True))

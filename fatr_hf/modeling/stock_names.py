@@ -7,6 +7,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 
 RENAMINGS = (
+    ("encoder.interpolation.mid_position_embeddings", "mid_position_embeddings"),  # YOLOS
+    ("encoder.mid_position_embeddings", "mid_position_embeddings"),  # YOLOS' files
     (r"encoder\.layers?\.", "layers."),
     (r"^model\.layer\.", "layers."),  # DINOv3
     (r"^layer\.", "layers."),  # DINOv3's files

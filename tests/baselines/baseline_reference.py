@@ -8,8 +8,8 @@ Written from the papers (EViT arXiv 2202.07800, ToMe 2210.09461, PiToMe 2405.161
 import math
 
 import torch
+from family_reference import added_behind, given_back, rotated
 from family_reference import linear as project
-from family_reference import rotated
 from reference import Weights
 from transformers.activations import ACT2FN
 
@@ -310,6 +310,8 @@ def encode_image(model, weights, hidden, rotary, reduce, sizes_count):
         inner, activation = project(weights, f"{name}.mlp.fc1", normed), ACT2FN[spec.activation]
         inner = activation(project(weights, f"{name}.mlp.gate", normed)) * inner if spec.gated else activation(inner)
         hidden = hidden + second * project(weights, f"{name}.mlp.fc2", inner)
+        shares = members / members.sum(dim=1, keepdim=True).clamp(min=1)
+        hidden = hidden + added_behind(layer, config, weights, shares)
     return hidden
 
 
@@ -317,4 +319,5 @@ def encode_image(model, weights, hidden, rotary, reduce, sizes_count):
 def reference_states(model, pixel_values, reduce, sizes_count=False):
     """``encode_image`` for every image of a batch, of a FATR encoder in float64."""
     embedded, rotary, weights = model.embed(pixel_values), model.rotary(pixel_values), Weights(model)
-    return torch.stack([encode_image(model, weights, image, rotary, reduce, sizes_count) for image in embedded])
+    images = [encode_image(model, weights, image, rotary, reduce, sizes_count) for image in embedded]
+    return given_back(model.config, torch.stack(images))

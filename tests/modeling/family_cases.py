@@ -34,6 +34,9 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
+    YolosConfig,
+    YolosForObjectDetection,
+    YolosModel,
 )
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 32, "patch_size": 4}
@@ -70,6 +73,10 @@ def siglip():
     return SiglipConfig(vision_config=TOWER, text_config=TEXT, **CLASSES)
 
 
+def yolos(**fields):
+    return YolosConfig(**{**TOWER, "image_size": [32, 32]}, num_detection_tokens=5, num_labels=3, **fields)
+
+
 ENCODERS = {
     "vit": lambda: ViTModel(ViTConfig(**TOWER)),
     "deit": lambda: DeiTModel(DeiTConfig(**TOWER)),
@@ -81,6 +88,7 @@ ENCODERS = {
     "dinov3-gated": lambda: DINOv3ViTModel(dinov3(use_gated_mlp=True)),
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**TOWER)),
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**TOWER)),
+    "yolos": lambda: YolosModel(yolos()),
 }
 
 CLASSIFIERS = {
@@ -103,6 +111,11 @@ BACKBONES = {
     "dinov3-unnormed": lambda: DINOv3ViTBackbone(dinov3(out_indices=[2, 4], apply_layernorm=False)),
 }
 
+DETECTORS = {
+    "yolos": lambda: YolosForObjectDetection(yolos()),
+    "yolos-first-positions": lambda: YolosForObjectDetection(yolos(use_mid_position_embeddings=False)),
+}
+
 OTHERS = {
     "clip-projection": lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=16)),
     "clip-whole": lambda: CLIPModel(clip()),
@@ -115,6 +128,7 @@ KINDS = {
         ("encoder", ENCODERS),
         ("classifier", CLASSIFIERS),
         ("backbone", BACKBONES),
+        ("detector", DETECTORS),
         ("other", OTHERS),
     )
     for name, build in builders.items()

@@ -39,6 +39,16 @@ def rotated(tokens, angles):
     return torch.stack(turned, dim=1)
 
 
+def added_behind(layer, config, weights, members):
+    """What YOLOS' tokens get behind a layer: the mean of the rows of the patches that they are made of."""
+    tables = weights.get("mid_position_embeddings")
+    if tables is None or layer == config.num_hidden_layers - 1:
+        return 0.0
+    lengths = [1, members.shape[1], config.num_detection_tokens]
+    first, patches, detection = tables[layer, 0].split(lengths)
+    return torch.cat([first, detection, members[config.num_prefix_tokens :] @ patches])
+
+
 def encode_image(model, weights, hidden, rotary, steps, grid):
     """What leaves the last layer (tokens, hidden), and the weights of the patches in every token (tokens, patches)."""
     config, spec = model.config, model.config.encoder_spec
@@ -87,6 +97,7 @@ def encode_image(model, weights, hidden, rotary, steps, grid):
         inner, activation = linear(weights, f"{name}.mlp.fc1", normed), ACT2FN[spec.activation]
         inner = activation(linear(weights, f"{name}.mlp.gate", normed)) * inner if spec.gated else activation(inner)
         hidden = hidden + second * linear(weights, f"{name}.mlp.fc2", inner)
+        hidden = hidden + added_behind(layer, config, weights, members)
     return hidden, members
 
 
@@ -102,5 +113,11 @@ def reference_encode(model, pixel_values):
     steps = plan(grid, config.reduction_layers, ratios, windows, prefix=config.num_prefix_tokens)
     embedded, rotary, weights = model.embed(pixel_values), model.rotary(pixel_values), Weights(model)
     results = [encode_image(model, weights, image, rotary, steps, grid) for image in embedded]
-    hidden, members = zip(*results, strict=True)
-    return torch.stack(hidden), torch.stack(members)
+    hidden, members = (torch.stack(each) for each in zip(*results, strict=True))
+    return given_back(config, hidden), members
+
+
+def given_back(config, hidden):
+    """A sequence (batch, tokens, hidden) as the model gives it back: YOLOS' detection tokens are the last."""
+    count = getattr(config, "num_detection_tokens", 0)
+    return torch.cat([hidden[:, :1], hidden[:, 1 + count :], hidden[:, 1 : 1 + count]], dim=1)

@@ -7,6 +7,7 @@ from rounding import assert_rounded_alike
 from transformers import ViTConfig, ViTModel
 
 import fatr_hf
+from fatr_hf.modeling.positions import add_positions, rotary_rows
 from fatr_hf.modeling.token_reduction import token_sources
 
 WINDOWS = {"reduction_layers": [1, 2], "keep_ratio": [0.6, 0.5], "dc_windows": [4, 2]}
@@ -34,11 +35,12 @@ def restored(tokens, sources):
 
 def dense_states(model, pixel_values):
     """All hidden states of one image on the full grid, by the residual's definition, patch by patch."""
-    hidden, layout, rotary = model.start(pixel_values)
+    hidden, layout, positions = model.start(pixel_values)
     prefix, states = layout.num_prefix, [hidden[0]]
     residual = torch.zeros_like(hidden[0, prefix:])
     for layer, step in zip(model.layers, model.config.plan(), strict=True):
-        rows = fatr_hf.modeling.positions.rotary_rows(layout, rotary)
+        hidden, layout = add_positions(hidden, layout, positions, step.layer)
+        rows = rotary_rows(layout, positions.rotary)
         hidden, _, evidence = layer.attention_block(hidden, layout, step, rows)
         if step.reduces:
             before, sources = hidden[0], token_sources(layout)[0]

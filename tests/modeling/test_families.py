@@ -4,7 +4,19 @@ import threading
 
 import pytest
 import torch
-from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, KINDS, TEXT, built, images, inputs_of, tensors_of, tower_of
+from family_cases import (
+    BACKBONES,
+    CLASSIFIERS,
+    DETECTORS,
+    ENCODERS,
+    KINDS,
+    TEXT,
+    built,
+    images,
+    inputs_of,
+    tensors_of,
+    tower_of,
+)
 from family_reference import reference_encode
 from rounding import assert_rounded_alike
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, VisionTextDualEncoderModel
@@ -86,7 +98,9 @@ def test_a_checkpoint_with_a_weight_of_another_name_is_refused(kind, tmp_path):
     stock = built(KINDS[kind])
     target = type(fatr_hf.convert(stock))
     weights = stock.state_dict()
-    name = next(name for name in weights if "fc1.weight" in name or "up_proj.weight" in name)
+    name = next(
+        name for name in weights if name.endswith(("fc1.weight", "up_proj.weight", "intermediate.dense.weight"))
+    )
     name = name.replace("text_model", "vision_model")
     weights[name.replace("weight", "wait")] = weights.pop(name)
     stock.save_pretrained(tmp_path, state_dict=weights, save_original_format=False)
@@ -170,7 +184,22 @@ def test_a_fused_classifier_gives_the_same_logits(name):
     assert lengths == [model.config.num_prefix_tokens if (model.config.classifier_reads == "cls") else whole]
 
 
-@pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated"])
+@pytest.mark.parametrize("name", DETECTORS)
+@torch.no_grad()
+def test_a_fused_detector_gives_the_same(name):
+    model, pixel_values = converted(name, DETECTORS, **REDUCTION), images(2)
+    fused, lengths = model.fuse(), []
+    fused.base_model.layers[-1].mlp.register_forward_hook(lambda module, given, output: lengths.append(output.shape[1]))
+    found, expected = fused(pixel_values), model(pixel_values)
+    assert_rounded_alike((found.logits, found.pred_boxes), (expected.logits, expected.pred_boxes))
+    first, detection = expected.last_hidden_state[:, :1], expected.last_hidden_state[:, -5:]
+    assert_rounded_alike(found.last_hidden_state, torch.cat([first, detection], dim=1))
+    sources = fused(pixel_values, output_token_sources=True).token_sources
+    assert all(map(torch.equal, sources, model(pixel_values, output_token_sources=True).token_sources))
+    assert lengths == [6, model.config.plan()[-1].tokens_out]
+
+
+@pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated", "yolos"])
 @folds
 @torch.no_grad()
 def test_it_compiles_whole(name, reduction):
@@ -200,7 +229,7 @@ def test_it_exports_with_a_dynamic_batch(name, reduction):
 def test_pixels_beyond_the_last_patch_and_other_sizes(name):
     stock = built(ENCODERS[name])
     model = fatr_hf.convert(stock)
-    asks = {} if "dino" in name else {"interpolate_pos_encoding": True}
+    asks = {} if model.config.takes_any_size else {"interpolate_pos_encoding": True}
     for height, width in ((48, 48), (42, 51)):
         pixel_values = images(2, height, width)
         with model.reduction(False):
@@ -346,19 +375,29 @@ def test_a_folder_of_the_first_version_loads(request):
 
 
 def test_families_are_registered_with_every_auto_class():
-    from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification
+    from transformers import (
+        AutoBackbone,
+        AutoConfig,
+        AutoModel,
+        AutoModelForImageClassification,
+        AutoModelForObjectDetection,
+    )
 
     for family in FAMILIES:
         config = family.config()
-        # Of a family with two classifiers transformers chooses by this, and fails without it.
-        config.architectures = [family.classifier.__name__]
+        if family.classifier is not None:
+            # Of a family with two classifiers transformers chooses by this, and fails without it.
+            config.architectures = [family.classifier.__name__]
         assert type(AutoConfig.for_model(config.model_type)) is family.config
         with torch.device("meta"):
             assert type(AutoModel.from_config(config)) is family.model
-            assert type(AutoModelForImageClassification.from_config(config)) is family.classifier
+            if family.classifier is not None:
+                assert type(AutoModelForImageClassification.from_config(config)) is family.classifier
             if family.second_classifier is not None:
                 config.architectures = [family.second_classifier.__name__]
                 assert type(AutoModelForImageClassification.from_config(config)) is family.second_classifier
             if family.backbone is not None:
                 assert type(AutoBackbone.from_config(config)) is family.backbone
+            if family.detector is not None:
+                assert type(AutoModelForObjectDetection.from_config(config)) is family.detector
         assert issubclass(family.model, PreTrainedModel)

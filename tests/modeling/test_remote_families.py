@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
-from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, OTHERS, built, images
+from family_cases import BACKBONES, CLASSIFIERS, DETECTORS, ENCODERS, OTHERS, built, images
 from rounding import assert_rounded_alike
-from transformers import ViTImageProcessor
+from transformers import ViTImageProcessor, YolosImageProcessor
 
 import fatr_hf
 
@@ -41,6 +41,9 @@ with torch.no_grad():
         if auto is transformers.AutoModelForImageClassification:
             classify = transformers.pipeline("image-classification", model=str(folder), trust_remote_code=True)
             assert len(classify(Image.new("RGB", (40, 30), (200, 30, 90)), top_k=5)) == 5
+        if auto is transformers.AutoModelForObjectDetection:
+            detect = transformers.pipeline("object-detection", model=str(folder), trust_remote_code=True)
+            assert len(detect(Image.new("RGB", (40, 30), (200, 30, 90)), threshold=0.0)) == 5
         chosen = chosen[-1] if isinstance(chosen, (tuple, list)) else chosen
         copy = str(root.parent / "again" / folder.name)
         model.save_pretrained(copy)  # what remote code saves is whole
@@ -57,6 +60,7 @@ FOLDERS = {
     **{f"encoder-{name}": ("AutoModel", build) for name, build in ENCODERS.items()},
     **{f"classifier-{name}": ("AutoModelForImageClassification", build) for name, build in CLASSIFIERS.items()},
     **{f"backbone-{name}": ("AutoBackbone", build) for name, build in BACKBONES.items() if "-" not in name},
+    **{f"detector-{name}": ("AutoModelForObjectDetection", build) for name, build in DETECTORS.items()},
     "whole-clip": ("AutoModelForZeroShotImageClassification", OTHERS["clip-whole"]),
     "whole-siglip": ("AutoModel", OTHERS["siglip-whole"]),
 }
@@ -70,7 +74,9 @@ def folders(tmp_path_factory):
         models[name] = fatr_hf.convert(built(build), keep_ratio=0.6)
         models[name].save_pretrained(root / name)
         (root / name / "auto").write_text(auto)
-        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / name)
+        size = {"height": 32, "width": 32}
+        processor = YolosImageProcessor(size=size) if "yolos" in name else ViTImageProcessor(size=size)
+        processor.save_pretrained(root / name)
     return root, models
 
 
