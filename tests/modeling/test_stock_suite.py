@@ -91,7 +91,8 @@ def family_case(mixin, family, model_classes, **others):
 
 
 models, backbones = stock_tests()
-for family in FAMILIES:
+# Detectors, backbones of poses and OWL's towers have other inputs and heads: their own tests compare them with stock.
+for family in (each for each in FAMILIES if each.classifier is not None):
     classifiers = tuple(each for each in (family.classifier, family.second_classifier) if each is not None)
     # What the tests go by to tell encoders, which have no loss, from classifiers.
     modeling_auto.MODEL_MAPPING_NAMES[family.config.model_type] = family.model.__name__
