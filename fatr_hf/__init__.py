@@ -14,7 +14,10 @@ from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_siglip import FATRSiglipConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
+from .modeling.configuration_fatr_videomae import FATRVideoMAEConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_vivit import FATRVivitConfig
+from .modeling.configuration_fatr_vjepa2 import FATRVJEPA2Config
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import (
     FATRCLIPForImageClassification,
@@ -40,7 +43,10 @@ from .modeling.modeling_fatr_dinov3_vit import (
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
+from .modeling.modeling_fatr_videomae import FATRVideoMAEForVideoClassification, FATRVideoMAEModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_vivit import FATRVivitForVideoClassification, FATRVivitModel
+from .modeling.modeling_fatr_vjepa2 import FATRVJEPA2ForVideoClassification, FATRVJEPA2Model
 from .modeling.token_reduction import restore_tokens
 from .version import __version__
 
@@ -77,9 +83,18 @@ __all__ = [
     "FATRSiglipModel",
     "FATRSiglipVisionConfig",
     "FATRSiglipVisionModel",
+    "FATRVJEPA2Config",
+    "FATRVJEPA2ForVideoClassification",
+    "FATRVJEPA2Model",
     "FATRViTConfig",
     "FATRViTForImageClassification",
     "FATRViTModel",
+    "FATRVideoMAEConfig",
+    "FATRVideoMAEForVideoClassification",
+    "FATRVideoMAEModel",
+    "FATRVivitConfig",
+    "FATRVivitForVideoClassification",
+    "FATRVivitModel",
     "__version__",
     "convert",
     "restore_tokens",

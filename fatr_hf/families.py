@@ -7,6 +7,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForVideoClassification,
     AutoModelForZeroShotImageClassification,
 )
 
@@ -17,7 +18,10 @@ from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithReg
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
+from .modeling.configuration_fatr_videomae import FATRVideoMAEConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
+from .modeling.configuration_fatr_vivit import FATRVivitConfig
+from .modeling.configuration_fatr_vjepa2 import FATRVJEPA2Config
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
 from .modeling.modeling_fatr_deit import (
@@ -39,7 +43,10 @@ from .modeling.modeling_fatr_dinov3_vit import (
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
+from .modeling.modeling_fatr_videomae import FATRVideoMAEForVideoClassification, FATRVideoMAEModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
+from .modeling.modeling_fatr_vivit import FATRVivitForVideoClassification, FATRVivitModel
+from .modeling.modeling_fatr_vjepa2 import FATRVJEPA2ForVideoClassification, FATRVJEPA2Model
 
 
 class Family(NamedTuple):
@@ -72,8 +79,16 @@ FAMILIES = (
     Family(FATRCLIPVisionConfig, FATRCLIPVisionModel, FATRCLIPForImageClassification),
     Family(FATRSiglipVisionConfig, FATRSiglipVisionModel, FATRSiglipForImageClassification),
     Family(FATRIJepaConfig, FATRIJepaModel, FATRIJepaForImageClassification),
+    Family(FATRVideoMAEConfig, FATRVideoMAEModel, FATRVideoMAEForVideoClassification),
+    Family(FATRVivitConfig, FATRVivitModel, FATRVivitForVideoClassification),
+    Family(FATRVJEPA2Config, FATRVJEPA2Model, FATRVJEPA2ForVideoClassification),
 )
 
+
+AUTO_CLASSIFIERS: dict[str, Any] = {
+    each.__name__: each for each in (AutoModelForImageClassification, AutoModelForVideoClassification)
+}
+"""Transformers' Auto classes of classifiers by their names."""
 
 COMPOSITES = (FATRCLIPModel, FATRSiglipModel)
 """Whole models with a tower of one of the families in them."""
@@ -95,7 +110,8 @@ def register() -> None:
         classifier = family.classifier
         if family.second_classifier is not None:
             classifier = (classifier, family.second_classifier)
-        AutoModelForImageClassification.register(family.config, classifier, exist_ok=True)
+        auto_class = AUTO_CLASSIFIERS[str(family.classifier._auto_class)]
+        auto_class.register(family.config, classifier, exist_ok=True)
         if family.backbone is not None:
             AutoBackbone.register(family.config, family.backbone, exist_ok=True)
     for composite in COMPOSITES:

@@ -45,8 +45,9 @@ def is_fatr(fields: Mapping[str, Any]) -> bool:
 
 
 def is_classifier(fields: Mapping[str, Any]) -> bool:
-    """Whether a configuration names a classifier of images as what was saved."""
-    return any("ForImageClassification" in architecture for architecture in fields.get("architectures") or ())
+    """Whether a configuration names a classifier of images or videos as what was saved."""
+    kinds = ("ForImageClassification", "ForVideoClassification")
+    return any(kind in architecture for architecture in fields.get("architectures") or () for kind in kinds)
 
 
 def find_image_processor(name: str | os.PathLike[str], revision: str | None = None) -> BaseImageProcessor | None:

@@ -1,5 +1,6 @@
 """The front door, ``fatr_hf.convert``: a stock model, loaded or by name, becomes its reduced counterpart."""
 
+import inspect
 import os
 import re
 from typing import Any
@@ -139,19 +140,23 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
     """A model of a class of ours that shares the memory of a stock model's weights."""
     with torch.device("meta"):
         options = {}
-        if hasattr(model, "pooler"):
+        if hasattr(model, "pooler") and "add_pooling_layer" in inspect.signature(target).parameters:
             options["add_pooling_layer"] = model.pooler is not None
         if getattr(getattr(model, "embeddings", None), "mask_token", None) is not None and "pooler" in options:
             options["use_mask_token"] = True
         converted = target(config, **options)
     weights = renamed(dict(model.named_parameters()) | dict(model.named_buffers()))
-    first = next(model.parameters())
+    own_buffers: list[str] = []
+    first, ignored = next(model.parameters()), target._keys_to_ignore_on_load_unexpected or ()
     for name, own in [*converted.named_parameters(), *converted.named_buffers()]:
         is_parameter = isinstance(own, nn.Parameter)
         if name.endswith(REDUCTION_PARAMETERS):
             value = torch.zeros(own.shape, dtype=first.dtype, device=first.device, requires_grad=True)
         elif name in weights and weights[name].shape == own.shape:
             value = weights.pop(name)
+        elif not is_parameter:  # which stock keeps elsewhere, or computes at every call
+            value = torch.empty(own.shape, dtype=first.dtype, device=first.device)
+            own_buffers.append(name)
         else:
             raise ValueError(
                 f"{type(model).__name__} lacks {name} of the shape {tuple(own.shape)}: merge its adapters first; a "
@@ -159,7 +164,13 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
             )
         value = nn.Parameter(value.detach(), requires_grad=value.requires_grad) if is_parameter else value
         place(converted, name, value)
-    left = sorted(name for name, value in weights.items() if isinstance(value, nn.Parameter))
+    for name in own_buffers:
+        converted._init_weights(converted.get_submodule(name.rpartition(".")[0]))
+    left = sorted(
+        name
+        for name, value in weights.items()
+        if isinstance(value, nn.Parameter) and not any(re.search(each, name) for each in ignored)
+    )
     if left:
         raise ValueError(f"{type(model).__name__} has {left[0]}, which its class does not have: merge adapters first.")
     return converted.train(model.training)
@@ -175,12 +186,16 @@ def place(model: nn.Module, name: str, value: Tensor) -> None:
         module._buffers[attribute] = value
 
 
+UNTOUCHED = ("text_model.", "pooler.")
+"""What stands before the names of parts that are stock's own."""
+
+
 def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a stock model by our names for them."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         prefix, inner = split_prefix(name)
-        if prefix == "text_model.":  # whose names are those of its own class
+        if prefix in UNTOUCHED:
             found[name] = tensor
             continue
         for old, new in RENAMINGS:
@@ -194,9 +209,16 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+PREFIXES = (
+    *("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "vision_model."),
+    *("videomae.", "vivit.", "vjepa2.", *UNTOUCHED),
+)
+"""What stands before the names of an encoder or another part."""
+
+
 def split_prefix(name: str) -> tuple[str, str]:
     """What stands before the encoder's own names in the name of a parameter, and the rest."""
-    for prefix in ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "vision_model.", "text_model."):
+    for prefix in PREFIXES:
         if name.startswith(prefix):
             return prefix, name.removeprefix(prefix)
     return "", name

@@ -21,7 +21,7 @@ from .fused_inference import FusedAttention, FusedLayer, fuse_model, is_fused
 from .hub_repository import HubRepositoryMixin
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
-from .token_reduction import TokenLayout, dense_layout, token_sizes, token_sources
+from .token_reduction import TokenLayout, dense_layout, restore_tokens, token_sizes, token_sources
 
 
 class ReductionSwitches(threading.local):
@@ -87,8 +87,8 @@ class ReductionModel(HubRepositoryMixin):
         Raises:
             ValueError: pixel values of another shape or kind, or a plan made for another model or image size.
         """
-        check_pixel_values(pixel_values, self.config.num_channels)
-        image_size = pixel_values.shape[-2:]
+        check_pixel_values(pixel_values, self.config.num_channels, self.config.input_axes)
+        image_size = sides_of(pixel_values)
         if plan is None:
             return self.config.plan(image_size, reduce=self.reduction_enabled)
         check_plan(self, plan, image_size)
@@ -218,7 +218,7 @@ class ReductionEncoder(ReductionModel):
     def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Rows | None]:
         """The embedded images, their layout and the rotary positions of the grid."""
         hidden_states = self.embed(pixel_values, **kwargs)
-        grid = self.config.patch_grid(pixel_values.shape[-2:])
+        grid = self.config.patch_grid(sides_of(pixel_values))
         layout = dense_layout(hidden_states.shape[0], grid, self.config.num_prefix_tokens, hidden_states.device)
         return hidden_states, layout, self.rotary(pixel_values)
 
@@ -237,7 +237,7 @@ class ReductionEncoder(ReductionModel):
         """Encodes images.
 
         Args:
-            pixel_values: (batch, channels, height, width).
+            pixel_values: (batch, channels, height, width), of videos (batch, frames, channels, height, width).
             bool_masked_pos: (batch, patches) bool, patches to replace by the mask token, in families that have one.
             interpolate_pos_encoding: allow an image size other than the configured one, in families that ask for this.
             plan: what every layer does, for this call only (see ``config.plan``); by default the configuration's plan.
@@ -269,16 +269,22 @@ class ReductionClassifier(ReductionModel):
 
     output_class: ClassVar[type[FATRImageClassifierOutput]] = FATRImageClassifierOutput
 
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of an encoder's outputs."""
+    def read(self, outputs: FATRModelOutput) -> Tensor:
+        """What is classified of an encoder's outputs, (batch, channels)."""
         sequence: Any = outputs.last_hidden_state
         parts = []
-        if self.config.classifier_reads != "patches":
+        if self.config.classifier_reads in ("cls", "cls_and_patches"):
             parts.append(sequence[:, 0])
-        if self.config.classifier_reads != "cls":
+        if self.config.classifier_reads in ("patches", "cls_and_patches"):
             parts.append(mean_of_patches(sequence, outputs.token_sizes, self.config.num_prefix_tokens))
+        if self.config.classifier_reads == "first_patch":
+            parts.append(first_patch(sequence, outputs.token_sources, self.config.num_prefix_tokens))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def classify(self, outputs: FATRModelOutput) -> Tensor:
+        """Logits (batch, classes) of an encoder's outputs."""
         classifier: Any = self.classifier
-        logits: Tensor = classifier(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        logits: Tensor = classifier(self.read(outputs))
         return logits
 
     def further_outputs(self, outputs: FATRModelOutput) -> dict[str, Tensor]:
@@ -309,7 +315,7 @@ class ReductionClassifier(ReductionModel):
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             plan=plan,
-            output_token_sources=output_token_sources,
+            output_token_sources=output_token_sources or self.config.classifier_reads == "first_patch",
             output_token_sizes=self.config.classifier_reads != "cls",
             return_dict=True,
             **kwargs,
@@ -321,7 +327,7 @@ class ReductionClassifier(ReductionModel):
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            token_sources=outputs.token_sources,
+            token_sources=outputs.token_sources if output_token_sources else None,
             **self.further_outputs(outputs),
         )
 
@@ -347,6 +353,17 @@ def mean_of_patches(sequence: Tensor, sizes: Tensor | None, num_prefix: int) -> 
     return (shares[:, None].to(sequence.dtype) @ patches).squeeze(1)
 
 
+def first_patch(sequence: Tensor, sources: tuple[Tensor, ...] | None, num_prefix: int) -> Tensor:
+    """The token that stands for the first patch, (batch, hidden); zeros where none does.
+
+    Args:
+        sequence: (batch, tokens, hidden).
+        sources: for each reduction, of ``token_sources``.
+        num_prefix: tokens before the patches.
+    """
+    return restore_tokens(sequence, sources[-1][:, :1])[:, 0] if sources else sequence[:, num_prefix]
+
+
 def linear_classifier(config: ReductionConfig) -> nn.Linear | nn.Identity:
     """The classifier of a configuration; the identity where it has no classes."""
     return nn.Linear(config.classifier_width, config.num_labels) if config.num_labels else nn.Identity()
@@ -358,25 +375,33 @@ def asks_for_more(config: ReductionConfig, arguments: dict[str, Any]) -> bool:
     return any(arguments.get(name, getattr(config, name, False)) for name in asked)
 
 
-def check_pixel_values(pixel_values: Any, num_channels: int | None = None) -> None:
+def sides_of(pixel_values: Tensor) -> tuple[int, ...]:
+    """Height and width in pixels of a batch of images, of videos the number of frames before them."""
+    return (*pixel_values.shape[1:-3], *pixel_values.shape[-2:])
+
+
+def check_pixel_values(
+    pixel_values: Any, num_channels: int | None = None, axes: Sequence[str] = ReductionConfig.input_axes
+) -> None:
     """Raises a ValueError for what no image processor gives: pictures, bytes, an image that is no batch.
 
     Args:
         num_channels: that the model takes; None leaves them to the model.
+        axes: what there is along each axis behind the batch.
     """
     if not isinstance(pixel_values, Tensor):
         kind = type(pixel_values).__name__
         raise ValueError(f"pixel_values must be a tensor, as the image processor gives, not {kind}.")
-    if pixel_values.dim() != 4:
+    if pixel_values.dim() != 1 + len(axes):
         shape = tuple(pixel_values.shape)
-        raise ValueError(f"pixel_values of the shape {shape} must be (batch, channels, height, width).")
+        raise ValueError(f"pixel_values of the shape {shape} must be (batch, {', '.join(axes)}).")
     if not pixel_values.is_floating_point():
         raise ValueError(
             f"pixel_values of {pixel_values.dtype} must be of floating point, as the image processor gives: bytes are "
             "neither scaled nor normalised."
         )
-    if num_channels is not None and pixel_values.shape[1] != num_channels:
-        raise ValueError(f"pixel_values have {pixel_values.shape[1]} channels, but the model takes {num_channels}.")
+    if num_channels is not None and pixel_values.shape[-3] != num_channels:
+        raise ValueError(f"pixel_values have {pixel_values.shape[-3]} channels, but the model takes {num_channels}.")
 
 
 def check_no_training(model: Any) -> None:

@@ -8,13 +8,21 @@ from transformers.core_model_loading import Chunk, WeightConverter, WeightRenami
 
 RENAMINGS = (
     (r"encoder\.layers?\.", "layers."),
+    (r"encoder\.embeddings\.", "embeddings."),  # V-JEPA 2
+    (r"encoder\.layernorm\.", "layernorm."),
     (r"^model\.layer\.", "layers."),  # DINOv3
     (r"^layer\.", "layers."),  # DINOv3's files
     (r"^norm\.", "layernorm."),  # DINOv3
+    ("attention.attention.q_bias", "attention.q_proj.bias"),  # VideoMAE's files
+    ("attention.attention.v_bias", "attention.v_proj.bias"),
     ("attention.attention.query", "attention.q_proj"),
     ("attention.attention.key", "attention.k_proj"),
     ("attention.attention.value", "attention.v_proj"),
     ("attention.output.dense", "attention.o_proj"),
+    ("attention.query", "attention.q_proj"),  # V-JEPA 2
+    ("attention.key", "attention.k_proj"),
+    ("attention.value", "attention.v_proj"),
+    (r"attention\.proj\.", "attention.o_proj."),
     ("self_attn.out_proj", "attention.o_proj"),  # CLIP and SigLIP
     ("self_attn.q_proj", "attention.q_proj"),
     ("self_attn.k_proj", "attention.k_proj"),

@@ -109,13 +109,14 @@ class RunningDiagnosis:
     def finish(self) -> Diagnosis:
         """The diagnosis of all images so far."""
         config = self.model.config
+        rows, columns = config.patch_grid()
         found = [(name, layer, each) for (name, layer), each in self.moments.items() if each.number]
         local = local_schedule(config)
         schedules = {"unreduced": Schedule(), "reduced": Schedule.of(config), "local": local}
         images = self.analyses["reduced"].images
         return Diagnosis(
             images=images,
-            grid=config.patch_grid(),
+            grid=(rows, columns),
             depth=config.num_hidden_layers,
             reduction={name: getattr(config, name) for name in REDUCTION_FIELDS},
             local_reduction=None if local is None else local.fields,
