@@ -39,7 +39,7 @@ def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | Non
             if step.compares_keys:
                 total += step.patches_in**2 * hidden // spec.num_heads
         total += step.tokens_out * hidden * inner
-    return total + config.head_macs(plan[-1].tokens_out)
+    return total + config.head_macs(plan[-1].tokens_out, any(step.reduces for step in plan))
 
 
 def admissible_keep_ratios(config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> list[float]:

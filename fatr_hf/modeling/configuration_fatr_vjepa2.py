@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import VJEPA2Config
 
-from .token_plan import EncoderSpec
+from .token_plan import SIZE_CHANNELS, EncoderSpec
 from .video_config import VideoReductionConfig
 
 if TYPE_CHECKING:  # names the model's files as part of this code (see configuration_fatr_vit.py)
@@ -31,21 +31,17 @@ class FATRVJEPA2Config(VideoReductionConfig, VJEPA2Config):
     @property
     def encoder_spec(self) -> EncoderSpec:
         """What V-JEPA 2's layers are made of."""
-        return self.spec(
-            inner_size=int(self.hidden_size * self.mlp_ratio),
-            drop_path=self.drop_path_rate,
-            drop_path_rises=True,
-            rotates_neighbours=True,
-        )
+        inner, rate = int(self.hidden_size * self.mlp_ratio), self.drop_path_rate
+        return self.spec(inner_size=inner, drop_path=rate, drop_path_rises=True, rotates_neighbours=True)
 
     def input_sides(self, image_size: int | Iterable[int] | None = None) -> tuple[int, ...]:
         """As in `VideoReductionConfig`; frames that fill no tubelet are repeated, as an image's single one."""
         frames, height, width = super().input_sides(image_size)
         return frames * (self.tubelet_size if frames < self.tubelet_size else 1), height, width
 
-    def head_macs(self, num_tokens: int) -> int:
+    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
         """Multiply-accumulates of a classifier that pools so many tokens by attention."""
-        width = self.hidden_size
-        layers = self.num_pooler_layers * (12 * num_tokens * width**2 + 2 * num_tokens**2 * width)
-        query = (2 * num_tokens + 9) * width**2 + 2 * num_tokens * width
-        return layers + query + super().head_macs(num_tokens)
+        attended = self.hidden_size + (SIZE_CHANNELS * self.num_attention_heads if is_reduced else 0)
+        layers = self.num_pooler_layers * (12 * num_tokens * self.hidden_size**2 + 2 * num_tokens**2 * attended)
+        query = (2 * num_tokens + 9) * self.hidden_size**2 + 2 * num_tokens * attended
+        return layers + query + super().head_macs(num_tokens, is_reduced)

@@ -196,8 +196,8 @@ class ReductionConfig(PreTrainedConfig):
         """Channels that a classifier reads."""
         return self.hidden_size * (2 if self.classifier_reads == "cls_and_patches" else 1)
 
-    def head_macs(self, num_tokens: int) -> int:
-        """Multiply-accumulates of a classifier that reads so many tokens."""
+    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
+        """Multiply-accumulates of a classifier that reads so many tokens, of a reduced sequence or a whole one."""
         return self.classifier_width * (self.num_labels or 0)
 
     @classmethod

@@ -130,6 +130,7 @@ CLASSIFIERS = {
 }
 
 VIDEO_ENCODERS = ("videomae", "videomae-normed", "vivit", "vjepa2")
+VIDEO_CLASSIFIERS = ("videomae", "videomae-first-patch", "vivit", "vjepa2")
 IMAGE_ENCODERS = tuple(name for name in ENCODERS if name not in VIDEO_ENCODERS)
 
 BACKBONES = {
@@ -206,7 +207,8 @@ def inputs_of(model, count=3):
 def tensors_of(outputs):
     """The tensors of a model's outputs that are not states of its layers."""
     # Stock's V-JEPA 2 gives its last hidden state twice.
-    left_out = ("masked_hidden_state", "hidden_states", "attentions", "text_model_output", "vision_model_output", "token_sources")
+    left_out = ("masked_hidden_state", "hidden_states", "attentions")
+    left_out += ("text_model_output", "vision_model_output", "token_sources")
     found = {}
     for name, value in outputs.items():
         if name not in left_out and value is not None:
