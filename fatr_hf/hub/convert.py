@@ -44,7 +44,7 @@ def convert_checkpoint(
     image_size: int | Sequence[int] | None = None,
     **reduction: Any,
 ) -> Conversion:
-    """Writes a checkpoint as FATR: the model, its code, its image processor if it has one, and a card.
+    """Writes a checkpoint as FATR: the model, its code, its processor of images or videos if it has one, and a card.
 
     Checkpoints of every family convert (see ``fatr_hf.convert``), as what was saved there. The folder appears when all
     of it is written.
@@ -73,6 +73,10 @@ def convert_checkpoint(
     model = convert(name, revision=revision, **reduction)
     card = conversion_card(model, str(name))
     config = getattr(model.config, "vision_config", model.config)
+    if image_size is not None and "frames" in config.input_axes:
+        raise ValueError(
+            "image_size is for models of images; load one of videos with from_pretrained(..., image_size)."
+        )
     save = partial(model.save_pretrained, model_card=card)
     size = None if image_size is None else as_pair("image_size", image_size)
     has_image_processor = write_checkpoint(save, folder, name, revision, size)

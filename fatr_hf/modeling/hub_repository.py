@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 UNPUBLISHED = "user/model"
 """Where a card says that a model is before it is published."""
 
-PROCESSOR = "preprocessor_config.json"
+PROCESSOR, VIDEO_PROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
 
 PLAIN_TAGS = ("vision", "token-reduction", "fatr")
 
@@ -350,7 +350,8 @@ def upload_repository(
             del additions["README.md"]
         else:
             additions["README.md"] = CommitOperationAdd("README.md", with_repository(card, repo_id).encode())
-        if PROCESSOR not in additions and not api.file_exists(repo_id, PROCESSOR, revision=revision):
+        has_processor = PROCESSOR in additions or VIDEO_PROCESSOR in additions
+        if not has_processor and not api.file_exists(repo_id, PROCESSOR, revision=revision):
             logger.warning(
                 f"{repo_id} has no image processor, and `pipeline` needs one: give image_processor= to push_to_hub, "
                 "or push the processor to the same repository."

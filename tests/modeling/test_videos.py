@@ -17,7 +17,10 @@ from transformers import (
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
 import fatr_hf
+from fatr_hf.analysis.trace import trace
 from fatr_hf.baselines.macs import count_macs
+from fatr_hf.hub.convert import convert_checkpoint
+from fatr_hf.hub.load import load_model, load_reduced
 from fatr_hf.modeling import schedule_macs
 from fatr_hf.modeling.modeling_fatr_videomae import sinusoid_table
 from fatr_hf.modeling.reduction_config import UNREDUCED
@@ -348,3 +351,30 @@ def test_stocks_own_model_for_pretraining_is_refused():
     with pytest.raises(ValueError, match=r"VideoMAEForPreTraining cannot be reduced as a whole.*VideoMAEModel"):
         fatr_hf.convert(stock)
     assert isinstance(fatr_hf.convert(built(CLASSIFIERS["videomae"])), VideoMAEForVideoClassification)
+
+
+def test_what_is_for_images_refuses_videos(tmp_path):
+    stock = built(CLASSIFIERS["vivit"])
+    stock.save_pretrained(tmp_path)
+    model = fatr_hf.convert(stock)
+    for work in (lambda: next(trace(model, samples(model))), lambda: next(trace(stock, samples(model)))):
+        with pytest.raises(ValueError, match=r"Only models of images are analysed, and '(fatr_)?vivit' takes videos"):
+            work()
+    for load in (load_model, load_reduced):
+        with pytest.raises(ValueError, match="of model type 'vivit', which takes videos, and this works on images"):
+            load(str(tmp_path))
+    with pytest.raises(ValueError, match="image_size is for models of images"):
+        convert_checkpoint(tmp_path, tmp_path / "converted", image_size=64)
+
+
+def test_a_converted_checkpoint_keeps_the_processor_of_its_videos(tmp_path):
+    built(CLASSIFIERS["vjepa2"]).save_pretrained(tmp_path / "stock")
+    (tmp_path / "stock" / "video_preprocessor_config.json").write_text('{"crop_size": 32}')
+    conversion = convert_checkpoint(tmp_path / "stock", tmp_path / "reduced", preset="paper")
+    assert conversion.has_image_processor
+    assert conversion.architecture == "FATRVJEPA2ForVideoClassification"
+    assert conversion.macs_after < conversion.macs_before
+    assert (tmp_path / "reduced" / "video_preprocessor_config.json").read_text() == '{"crop_size": 32}'
+    card = (tmp_path / "reduced" / "README.md").read_text()
+    assert "4 x 4 x 4 patches" in card
+    assert 'pipeline("video-classification"' in card

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...baselines.arguments import check_fatr
+from ...baselines.arguments import check_fatr, check_takes_images
 from ...baselines.matched import build_rival
 from ...modeling.reduction_config import REDUCTION_FIELDS
 from ...modeling.reduction_model import ReductionModel
@@ -131,6 +131,7 @@ class RunningDiagnosis:
 def check_maps(model: ReductionModel) -> None:
     """Raises a ValueError for what is no FATR model that can be traced, or whose attention makes no maps."""
     check_fatr(model, "diagnosed")
+    check_takes_images(model.config, "diagnosed")
     check_traceable(model)
     if model.config._attn_implementation != "eager":
         raise ValueError(
