@@ -16,6 +16,7 @@ from ..modeling.budget import with_keep_ratio
 from ..modeling.reduction_config import as_pair
 from .checkpoints import copy_image_processor, cropped_size, read_config
 from .convert_model import convert
+from .load import check_takes_images
 from .model_card import model_card_of
 from .timm import timm_fields
 
@@ -67,16 +68,14 @@ def convert_checkpoint(
     folder = Path(folder)
     check_free(folder)
     if timm_fields(name, revision) is None:
-        read_config(name, revision)  # says so if the name leads nowhere, or is a model
+        fields = read_config(name, revision)  # says so if the name leads nowhere, or is a model
+        if image_size is not None:
+            check_takes_images(str(name), fields)
     if image_size is not None:
         reduction["image_size"] = image_size
     model = convert(name, revision=revision, **reduction)
     card = conversion_card(model, str(name))
     config = getattr(model.config, "vision_config", model.config)
-    if image_size is not None and "frames" in config.input_axes:
-        raise ValueError(
-            "image_size is for models of images; load one of videos with from_pretrained(..., image_size)."
-        )
     save = partial(model.save_pretrained, model_card=card)
     size = None if image_size is None else as_pair("image_size", image_size)
     has_image_processor = write_checkpoint(save, folder, name, revision, size)

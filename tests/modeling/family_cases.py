@@ -194,9 +194,13 @@ def samples(model, count=3):
     return torch.randn(count, 8, 3, 32, 32, generator=generator, dtype=torch.float64)
 
 
+def name_of_pixels(model):
+    return "pixel_values_videos" if model.main_input_name == "pixel_values_videos" else "pixel_values"
+
+
 def inputs_of(model, count=3):
     """Keyword arguments of a forward pass."""
-    given = {model.main_input_name: samples(model, count)}
+    given = {name_of_pixels(model): samples(model, count)}
     if isinstance(model, VJEPA2Model):
         given["skip_predictor"] = True
     if hasattr(model, "text_model"):

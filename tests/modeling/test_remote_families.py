@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, OTHERS, VIDEO_CLASSIFIERS, built, samples
+from family_cases import BACKBONES, CLASSIFIERS, ENCODERS, OTHERS, VIDEO_CLASSIFIERS, built, name_of_pixels, samples
 from rounding import assert_rounded_alike
 from transformers import ViTImageProcessor
 
@@ -32,7 +32,8 @@ with torch.no_grad():
         model = auto.from_pretrained(str(folder), trust_remote_code=True).double().eval()
         shape = (3, 8, 3, 32, 32) if hasattr(model.config, "tubelet_size") else (3, 3, 32, 32)
         pixel_values = torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        arguments = {model.main_input_name: pixel_values}
+        named = model.main_input_name == "pixel_values_videos"
+        arguments = {"pixel_values_videos" if named else "pixel_values": pixel_values}
         if hasattr(model, "text_model"):
             arguments["input_ids"] = torch.arange(14).reshape(2, 7) % 80 + 3
         output = model(**arguments)
@@ -88,7 +89,7 @@ def test_every_family_loads_without_the_package(folders, tmp_path):
     results = json.loads(finished.stdout.splitlines()[-1])
     assert results.keys() == models.keys()
     for name, model in models.items():
-        arguments = {model.main_input_name: samples(model)}
+        arguments = {name_of_pixels(model): samples(model)}
         if hasattr(model, "text_model"):
             arguments["input_ids"] = torch.arange(14).reshape(2, 7) % 80 + 3
         output = model(**arguments)

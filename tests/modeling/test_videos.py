@@ -361,9 +361,9 @@ def test_what_is_for_images_refuses_videos(tmp_path):
         with pytest.raises(ValueError, match=r"Only models of images are analysed, and '(fatr_)?vivit' takes videos"):
             work()
     for load in (load_model, load_reduced):
-        with pytest.raises(ValueError, match="of model type 'vivit', which takes videos, and this works on images"):
+        with pytest.raises(ValueError, match="of model type 'vivit', which takes videos, and this is for images"):
             load(str(tmp_path))
-    with pytest.raises(ValueError, match="image_size is for models of images"):
+    with pytest.raises(ValueError, match="which takes videos, and this is for images"):
         convert_checkpoint(tmp_path, tmp_path / "converted", image_size=64)
 
 
