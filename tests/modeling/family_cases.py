@@ -129,8 +129,17 @@ CLASSIFIERS = {
     "vjepa2": lambda: VJEPA2ForVideoClassification(vjepa2()),
 }
 
-VIDEO_ENCODERS = ("videomae", "videomae-normed", "vivit", "vjepa2")
-VIDEO_CLASSIFIERS = ("videomae", "videomae-first-patch", "vivit", "vjepa2")
+HAS_VIDEOMAE = hasattr(VideoMAEConfig(), "qv_bias")
+"""Whether stock's VideoMAE is that of the checkpoints: transformers 5.17 drops biases of theirs, and adds others."""
+
+if not HAS_VIDEOMAE:
+    for builders, name in ((ENCODERS, "videomae-normed"), (CLASSIFIERS, "videomae-first-patch")):
+        del builders["videomae"], builders[name]
+
+VIDEO_ENCODERS = tuple(name for name in ("videomae", "videomae-normed", "vivit", "vjepa2") if name in ENCODERS)
+VIDEO_CLASSIFIERS = tuple(
+    name for name in ("videomae", "videomae-first-patch", "vivit", "vjepa2") if name in CLASSIFIERS
+)
 IMAGE_ENCODERS = tuple(name for name in ENCODERS if name not in VIDEO_ENCODERS)
 
 BACKBONES = {

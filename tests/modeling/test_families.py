@@ -11,6 +11,7 @@ from family_cases import (
     IMAGE_ENCODERS,
     KINDS,
     TEXT,
+    VIDEO_ENCODERS,
     built,
     fitting,
     images,
@@ -38,6 +39,12 @@ REDUCTIONS = {
     "similar-unsized": {**SIMILAR, "selection": "high_frequency", "size_exponent": 0.0},
     "energy": {**REDUCTION, "selection": "high_frequency_energy"},
 }
+
+PATCH_READERS = [
+    name
+    for name in ("ijepa", "dinov2", "dinov2-registers", "clip", "siglip", "videomae", "vjepa2")
+    if name in CLASSIFIERS
+]
 
 folds = pytest.mark.parametrize("reduction", [REDUCTION, SIMILAR], ids=["windows", "similar"])
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -122,7 +129,7 @@ def test_reduced_it_is_the_method(name, reduction):
     assert_rounded_alike(found.hidden_states[-1], expected)
 
 
-@pytest.mark.parametrize("name", ["ijepa", "dinov2", "dinov2-registers", "clip", "siglip", "videomae", "vjepa2"])
+@pytest.mark.parametrize("name", PATCH_READERS)
 @folds
 @torch.no_grad()
 def test_means_are_those_of_the_restored_grid(name, reduction):
@@ -192,7 +199,7 @@ def test_a_fused_classifier_gives_the_same_logits(name):
     assert lengths == [model.config.num_prefix_tokens if (model.config.classifier_reads == "cls") else whole]
 
 
-@pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated", "videomae", "vjepa2"])
+@pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated", *VIDEO_ENCODERS])
 @folds
 @torch.no_grad()
 def test_it_compiles_whole(name, reduction):

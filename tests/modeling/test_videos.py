@@ -5,7 +5,16 @@ import math
 
 import pytest
 import torch
-from family_cases import CLASSIFIERS, ENCODERS, VIDEO_CLASSIFIERS, VIDEO_ENCODERS, built, inputs_of, samples
+from family_cases import (
+    CLASSIFIERS,
+    ENCODERS,
+    HAS_VIDEOMAE,
+    VIDEO_CLASSIFIERS,
+    VIDEO_ENCODERS,
+    built,
+    inputs_of,
+    samples,
+)
 from rounding import assert_rounded_alike
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -27,9 +36,12 @@ from fatr_hf.modeling.reduction_config import UNREDUCED
 
 encoders = pytest.mark.parametrize("name", VIDEO_ENCODERS)
 classifiers = pytest.mark.parametrize("name", VIDEO_CLASSIFIERS)
+needs_videomae = pytest.mark.skipif(
+    not HAS_VIDEOMAE, reason="transformers 5.17's VideoMAE drops biases of every checkpoint, and adds others"
+)
 
 
-def config_of(name="videomae", **fields):
+def config_of(name="vjepa2", **fields):
     """The configuration of a small FATR classifier, 8 frames of 32 x 32 pixels in patches of 2 x 8 x 8."""
     model = built(CLASSIFIERS[name])
     return fatr_hf.convert(model, **(fields or {"preset": "paper"})).config
@@ -93,7 +105,7 @@ def test_token_counts_of_well_known_sizes():
     assert left == {"videomae": 537, "vivit": 1077, "vjepa2": 2810}
 
 
-@pytest.mark.parametrize("name", ["videomae", "vivit"])
+@pytest.mark.parametrize("name", [name for name in ("videomae", "vivit") if name in ENCODERS])
 def test_clips_of_another_length_or_size_are_refused(name):
     model = fatr_hf.convert(built(ENCODERS[name]))
     for shape in ((2, 4, 3, 32, 32), (2, 8, 3, 40, 32), (2, 16, 3, 32, 32)):
@@ -187,6 +199,7 @@ def test_drop_path_rises_with_depth():
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
+@needs_videomae
 @torch.no_grad()
 def test_the_first_patch_is_classified_by_the_token_that_stands_for_it():
     model = fatr_hf.convert(built(CLASSIFIERS["videomae-first-patch"]), keep_ratio=0.3)
@@ -205,6 +218,7 @@ def test_positions_of_videomae_are_stocks(hidden_size):
     assert_rounded_alike(table, get_sinusoid_encoding_table(1568, hidden_size))
 
 
+@needs_videomae
 def test_positions_of_videomae_are_a_buffer(tmp_path):
     model = fatr_hf.convert(built(ENCODERS["videomae"]))
     buffers = dict(model.named_buffers())
@@ -217,6 +231,7 @@ def test_positions_of_videomae_are_a_buffer(tmp_path):
     assert model.to("meta").embeddings.position_embeddings.is_meta
 
 
+@needs_videomae
 @torch.no_grad()
 def test_biases_of_videomae_under_the_names_of_the_hub(tmp_path):
     """Files of the Hub hold ``q_bias`` and ``v_bias``."""
@@ -238,6 +253,7 @@ def test_biases_of_videomae_under_the_names_of_the_hub(tmp_path):
             assert_rounded_alike(model(samples(model).float()).logits, expected, torch.float32)
 
 
+@needs_videomae
 @torch.no_grad()
 def test_the_encoder_of_a_pretraining_checkpoint_loads(tmp_path):
     pretrained = VideoMAEForPreTraining(built(ENCODERS["videomae-normed"]).config).double().eval()
@@ -260,7 +276,7 @@ def test_a_classifier_starts_from_an_encoder(name, tmp_path):
     assert model(samples(model, 1).float()).logits.shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", ["videomae", "vjepa2"])
+@pytest.mark.parametrize("name", [name for name in ("videomae", "vjepa2") if name in ENCODERS])
 def test_another_number_of_classes_keeps_the_rest_of_the_head(name, tmp_path):
     stock = built(CLASSIFIERS[name]).float()
     stock.save_pretrained(tmp_path)
@@ -273,7 +289,7 @@ def test_another_number_of_classes_keeps_the_rest_of_the_head(name, tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["all-of-the-part", "one-of-the-part", "one-of-the-layer"])
-@pytest.mark.parametrize("name", ["videomae", "vjepa2"])
+@pytest.mark.parametrize("name", [name for name in ("videomae", "vjepa2") if name in ENCODERS])
 def test_a_part_of_a_head_is_refused(name, lost, tmp_path):
     stock = built(CLASSIFIERS[name])
     target = type(fatr_hf.convert(stock))
@@ -346,6 +362,7 @@ def test_it_learns(name):
     assert all(parameter.grad is not None for key, parameter in model.named_parameters() if "embeddings" not in key)
 
 
+@needs_videomae
 def test_stocks_own_model_for_pretraining_is_refused():
     stock = VideoMAEForPreTraining(built(ENCODERS["videomae"]).config)
     with pytest.raises(ValueError, match=r"VideoMAEForPreTraining cannot be reduced as a whole.*VideoMAEModel"):
