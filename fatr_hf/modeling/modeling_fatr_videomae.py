@@ -35,7 +35,7 @@ class FATRVideoMAEEmbeddings(nn.Module):
         super().__init__()
         self.patch_embeddings = VideoMAEPatchEmbeddings(config)
         use_products(self)
-        positions = torch.empty(1, self.patch_embeddings.num_patches, config.hidden_size)
+        positions = sinusoid_table(self.patch_embeddings.num_patches, config.hidden_size)
         self.register_buffer("position_embeddings", positions, persistent=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ class FATRVideoMAEEmbeddings(nn.Module):
         return embedded + self.position_embeddings.to(embedded.dtype)
 
 
-def sinusoid_table(length: int, hidden_size: int, device: torch.device) -> Tensor:
-    """Fixed positions (1, length, hidden): sines in even channels, cosines in odd ones, computed in float64.
+def sinusoid_table(length: int, hidden_size: int, device: torch.device | None = None) -> Tensor:
+    """Fixed positions (1, length, hidden) in float32: sines in even channels, cosines in odd ones.
 
     The angle of place ``p`` in channel ``c`` is ``p / 10000 ** (2 * (c // 2) / hidden_size)``.
     """
@@ -53,7 +53,7 @@ def sinusoid_table(length: int, hidden_size: int, device: torch.device) -> Tenso
     places = torch.arange(length, dtype=torch.float64, device=device)[:, None]
     angles = places / torch.tensor(divisors, dtype=torch.float64, device=device)
     is_even = torch.arange(hidden_size, device=device) % 2 == 0
-    return torch.where(is_even, angles.sin(), angles.cos())[None]
+    return torch.where(is_even, angles.sin(), angles.cos())[None].to(torch.float32)
 
 
 class FATRVideoMAEPreTrainedModel(ReductionModel, VideoMAEPreTrainedModel):
@@ -74,8 +74,7 @@ class FATRVideoMAEPreTrainedModel(ReductionModel, VideoMAEPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, FATRVideoMAEEmbeddings):
             table = module.position_embeddings
-            values = sinusoid_table(table.shape[1], table.shape[2], table.device)
-            init.copy_(table, values.to(torch.float32))  # as in stock, whatever the dtype of the model
+            init.copy_(table, sinusoid_table(table.shape[1], table.shape[2], table.device))
 
 
 class FATRVideoMAEModel(FATRVideoMAEPreTrainedModel, VideoEncoder, VideoMAEModel):
@@ -113,9 +112,9 @@ class FATRVideoMAEForVideoClassification(
         self.classifier = linear_classifier(config)
         self.post_init()
 
-    def read(self, outputs: FATRModelOutput) -> Tensor:
+    def classified(self, outputs: FATRModelOutput) -> Tensor:
         """What is classified, (batch, hidden)."""
-        pooled = super().read(outputs)
+        pooled = super().classified(outputs)
         return pooled if self.fc_norm is None else self.fc_norm(pooled)
 
 

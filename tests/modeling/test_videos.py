@@ -214,7 +214,7 @@ def test_the_first_patch_is_classified_by_the_token_that_stands_for_it():
 
 @pytest.mark.parametrize("hidden_size", [384, 768, 1024])
 def test_positions_of_videomae_are_stocks(hidden_size):
-    table = sinusoid_table(1568, hidden_size, torch.device("cpu")).float()
+    table = sinusoid_table(1568, hidden_size)
     assert_rounded_alike(table, get_sinusoid_encoding_table(1568, hidden_size))
 
 
