@@ -10,7 +10,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from fatr_hf.modeling.reduction_config import PRESETS, REDUCTION_FIELDS
+from fatr_hf.modeling.presets import PRESETS
+from fatr_hf.modeling.reduction_config import REDUCTION_FIELDS
 from fatr_hf.training.augmentation import AUGMENTATIONS, CROPS, Augmentation, find_augmentation
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -16,7 +16,8 @@ from fatr_hf.benchmark.frontier import changes_at
 from fatr_hf.hub.checkpoints import is_fatr, read_config
 from fatr_hf.hub.load import check_family, load_reduced
 from fatr_hf.modeling.budget import is_admissible, schedule_macs, with_keep_ratio
-from fatr_hf.modeling.reduction_config import REDUCTION_FIELDS, UNREDUCED, ReductionConfig, preset_fields
+from fatr_hf.modeling.presets import preset_fields
+from fatr_hf.modeling.reduction_config import REDUCTION_FIELDS, UNREDUCED, ReductionConfig
 from fatr_hf.modeling.reduction_model import ReductionModel
 
 
@@ -146,8 +147,8 @@ def matched_arm(
 
 def patch_grid(config: PreTrainedConfig) -> tuple[int, int]:
     """Rows and columns of patches."""
-    grid: tuple[int, int] = reduced_config(config, UNREDUCED).patch_grid()
-    return grid
+    rows, columns = reduced_config(config, UNREDUCED).patch_grid()
+    return rows, columns
 
 
 def reduced_config(config: PreTrainedConfig, fields: dict[str, Any]) -> ReductionConfig:

@@ -54,7 +54,7 @@ def background_rows(model: FATRViTForImageClassification, images: TensorImages) 
     return rows
 
 
-def plain_patches(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+def plain_patches(pixels: Tensor, grid: tuple[int, ...]) -> Tensor:
     """(images, patches) bool: whether all pixels (images, channels, height, width) of a patch of the grid are alike."""
     rows, columns = grid
     patches = pixels.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).transpose(3, 4).flatten(4)

@@ -25,9 +25,12 @@ from .modeling.configuration_fatr_paligemma import FATRPaliGemmaConfig
 from .modeling.configuration_fatr_siglip import FATRSiglipConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
 from .modeling.configuration_fatr_upernet import FATRUperNetConfig
+from .modeling.configuration_fatr_videomae import FATRVideoMAEConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
 from .modeling.configuration_fatr_vitpose import FATRVitPoseConfig
 from .modeling.configuration_fatr_vitpose_backbone import FATRVitPoseBackboneConfig
+from .modeling.configuration_fatr_vivit import FATRVivitConfig
+from .modeling.configuration_fatr_vjepa2 import FATRVJEPA2Config
 from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.configuration_fatr_zoedepth import FATRZoeDepthConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
@@ -66,9 +69,12 @@ from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGenerat
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
+from .modeling.modeling_fatr_videomae import FATRVideoMAEForVideoClassification, FATRVideoMAEModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
 from .modeling.modeling_fatr_vitpose import FATRVitPoseForPoseEstimation
 from .modeling.modeling_fatr_vitpose_backbone import FATRVitPoseBackbone
+from .modeling.modeling_fatr_vivit import FATRVivitForVideoClassification, FATRVivitModel
+from .modeling.modeling_fatr_vjepa2 import FATRVJEPA2ForVideoClassification, FATRVJEPA2Model
 from .modeling.modeling_fatr_yolos import FATRYolosForObjectDetection, FATRYolosModel
 from .modeling.modeling_fatr_zoedepth import FATRZoeDepthForDepthEstimation
 from .modeling.token_reduction import restore_tokens
@@ -131,13 +137,22 @@ __all__ = [
     "FATRSiglipVisionModel",
     "FATRUperNetConfig",
     "FATRUperNetForSemanticSegmentation",
+    "FATRVJEPA2Config",
+    "FATRVJEPA2ForVideoClassification",
+    "FATRVJEPA2Model",
     "FATRViTConfig",
     "FATRViTForImageClassification",
     "FATRViTModel",
+    "FATRVideoMAEConfig",
+    "FATRVideoMAEForVideoClassification",
+    "FATRVideoMAEModel",
     "FATRVitPoseBackbone",
     "FATRVitPoseBackboneConfig",
     "FATRVitPoseConfig",
     "FATRVitPoseForPoseEstimation",
+    "FATRVivitConfig",
+    "FATRVivitForVideoClassification",
+    "FATRVivitModel",
     "FATRYolosConfig",
     "FATRYolosForObjectDetection",
     "FATRYolosModel",

@@ -15,8 +15,11 @@ from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_owlv2_vision_model import FATROwlv2VisionConfig
 from .modeling.configuration_fatr_owlvit_vision_model import FATROwlViTVisionConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
+from .modeling.configuration_fatr_videomae import FATRVideoMAEConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
 from .modeling.configuration_fatr_vitpose_backbone import FATRVitPoseBackboneConfig
+from .modeling.configuration_fatr_vivit import FATRVivitConfig
+from .modeling.configuration_fatr_vjepa2 import FATRVJEPA2Config
 from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
@@ -50,9 +53,12 @@ from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGenerat
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
 from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
+from .modeling.modeling_fatr_videomae import FATRVideoMAEForVideoClassification, FATRVideoMAEModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
 from .modeling.modeling_fatr_vitpose import FATRVitPoseForPoseEstimation
 from .modeling.modeling_fatr_vitpose_backbone import FATRVitPoseBackbone
+from .modeling.modeling_fatr_vivit import FATRVivitForVideoClassification, FATRVivitModel
+from .modeling.modeling_fatr_vjepa2 import FATRVJEPA2ForVideoClassification, FATRVJEPA2Model
 from .modeling.modeling_fatr_yolos import FATRYolosForObjectDetection, FATRYolosModel
 from .modeling.modeling_fatr_zoedepth import FATRZoeDepthForDepthEstimation
 
@@ -92,6 +98,9 @@ FAMILIES = (
     Family(FATROwlv2VisionConfig, FATROwlv2VisionModel),
     Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
     Family(FATRYolosConfig, FATRYolosModel, detector=FATRYolosForObjectDetection),
+    Family(FATRVideoMAEConfig, FATRVideoMAEModel, FATRVideoMAEForVideoClassification),
+    Family(FATRVivitConfig, FATRVivitModel, FATRVivitForVideoClassification),
+    Family(FATRVJEPA2Config, FATRVJEPA2Model, FATRVJEPA2ForVideoClassification),
 )
 
 

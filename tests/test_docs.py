@@ -163,6 +163,11 @@ CLAIMS = {
     "method.md": ["dense.shape == (2, 64, 48)", "unreduced.logits.shape == (2, 2)"],
     "quickstart.md": ["assert_rounded_alike(logits, reduced) is None", "model.config.model_type == 'fatr_vit'"],
     "schedules.md": ["best in [trial.schedule for trial in result.front]"],
+    "video.md": [
+        "type(model).__name__ == 'FATRVideoMAEForVideoClassification'",
+        "logits.shape == (1, 5)",
+        "counts[0] == 64",
+    ],
     "speed.md": ["logits.shape == (2, 2)"],
     "vision_language.md": [
         "type(model).__name__ == 'FATRLlavaForConditionalGeneration'",

@@ -16,8 +16,9 @@ from fatr_hf.hub.checkpoints import read_config
 from fatr_hf.hub.load import check_has_processor, load_reduced
 from fatr_hf.modeling.budget import admissible_keep_ratios
 from fatr_hf.modeling.fused_inference import shared_copy
+from fatr_hf.modeling.presets import preset_fields
 from fatr_hf.modeling.reduction_classifier import ReductionClassifier
-from fatr_hf.modeling.reduction_config import ReductionConfig, preset_fields
+from fatr_hf.modeling.reduction_config import ReductionConfig
 from fatr_hf.modeling.token_plan import per_layer
 
 LEAST_KEEP_RATIO = 0.1

@@ -17,6 +17,7 @@ from ..modeling.encoder import run_layers
 from ..modeling.frequency_attention import Evidence
 from ..modeling.positions import Positions, add_positions, rotary_rows
 from ..modeling.reduction_config import ReductionConfig
+from ..modeling.reduction_model import sides_of
 from ..modeling.token_plan import LayerPlan, per_layer
 from ..modeling.token_reduction import TokenLayout, token_sizes
 
@@ -52,7 +53,7 @@ def classify_by_mass(
     Raises:
         ValueError: values that are not allowed, or a model that is in training, switched off or ranks otherwise.
     """
-    image_size = tuple(pixel_values.shape[-2:])
+    image_size = sides_of(pixel_values)
     check_model_fits(model)
     check_choice(model.config, selection_mass, keep_ratios, image_size)
     configs = [with_keep_ratio(model.config, ratio) for ratio in keep_ratios]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..baselines.arguments import check_model
+from ..baselines.arguments import check_model, check_takes_images
 from ..baselines.rival import Rival
 from ..modeling.fused_inference import is_fused
 from ..modeling.positions import add_positions, rotary_rows
@@ -110,6 +110,7 @@ def trace(model: PreTrainedModel, pixel_values: Tensor) -> Iterator[LayerTrace]:
 def check_traceable(model: PreTrainedModel) -> None:
     """Raises a ValueError for what is no model of transformers over patches, is wrapped, in training or fused."""
     check_model(model)
+    check_takes_images(model.config, "analysed")
     check_patch_size(model.config)
     if model.training:
         raise ValueError("A model in training mode cannot be analysed: call model.eval() first.")

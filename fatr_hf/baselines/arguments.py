@@ -115,6 +115,12 @@ def check_fatr(model: Any, work: str) -> None:
         raise ValueError(f"A fused model cannot be {work}: use the model that it was made from.")
 
 
+def check_takes_images(config: Any, work: str) -> None:
+    """Raises a ValueError for the configuration of a model of videos; ``work`` is a participle such as searched."""
+    if hasattr(getattr(config, "encoder", config), "tubelet_size"):  # of a rival the model's that is reduced
+        raise ValueError(f"Only models of images are {work}, and {config.model_type!r} takes videos.")
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Within a ``with`` block, errors of values that are not what ``to_json`` wrote are said in words.

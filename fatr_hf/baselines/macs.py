@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from ..modeling.reduction_config import as_pair
+from ..modeling.reduction_config import ReductionConfig, as_pair
 from ..modeling.reduction_model import ReductionModel
 from ..modeling.token_plan import LayerPlan
 from .arguments import check_model
@@ -60,15 +60,20 @@ def count_twin(
     twin: Any, image_size: int | Iterable[int] | None = None, plan: Sequence[LayerPlan] | None = None
 ) -> int:
     """Multiply-accumulates of a model on the meta device, by a plan where one is given."""
-    config = twin.config
-    height, width = as_pair("image_size", config.image_size if image_size is None else image_size)
-    pixel_values = torch.empty(1, config.num_channels, height, width, device="meta")
+    pixel_values = torch.empty(1, *input_shape(twin.config, image_size), device="meta")
     options: dict[str, Any] = {} if image_size is None else {"interpolate_pos_encoding": True}
     if plan is not None:
         options["plan"] = plan
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(pixel_values, **options)
     return counter.get_total_flops() // 2
+
+
+def input_shape(config: Any, image_size: int | Iterable[int] | None = None) -> tuple[int, ...]:
+    """The shape of pixel values of one image, of a FATR model of videos of one video."""
+    if isinstance(config, ReductionConfig):
+        return config.input_shape(image_size)
+    return config.num_channels, *as_pair("image_size", config.image_size if image_size is None else image_size)
 
 
 def closest(candidates: Sequence[int], cost: Callable[[int], int], target: int) -> int:

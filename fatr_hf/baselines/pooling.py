@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ..modeling.reduction_config import ReductionConfig, as_pair
 from ..modeling.token_plan import LayerPlan
-from ..modeling.token_reduction import TokenLayout, patch_sizes, regrouped
+from ..modeling.token_reduction import TokenLayout, patch_sizes, regrouped, window_indices
 from .methods import LayerwiseMethod, plan_of_counts
 
-Grid = tuple[int, int]
-"""Rows and columns of tokens."""
+Grid = tuple[int, ...]
+"""Tokens along each axis: rows and columns, in a video frames before them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class Pooling(LayerwiseMethod):
             if layer in ratios:
                 share *= ratios[layer]
                 given = pooled_grid(full, share) if self.grids is None else as_pair("grids", self.grids[step])
-                grid, step = (min(grid[0], given[0]), min(grid[1], given[1])), step + 1
+                if len(given) != len(grid):
+                    raise ValueError(f"grids={self.grids} are rows and columns, and a video has frames too.")
+                grid, step = tuple(map(min, zip(grid, given, strict=True))), step + 1
             grids.append(grid)
         return grids
 
@@ -86,20 +88,23 @@ class Pooling(LayerwiseMethod):
 def pooled_grid(grid: Grid, share: float) -> Grid:
     """The grid of about ``share`` times as many tokens and about the same aspect.
 
-    Both sides are multiplied by the root of ``share`` and rounded, each up or down to at least 1, in the way that
-    brings the number of tokens closest to ``share * rows * columns``; of equals the closer aspect, then fewer rows.
+    All sides are multiplied by the same root of ``share`` and rounded, each up or down to at least 1, in the way that
+    brings the number of tokens closest to ``share`` times their number; of equals the closest aspect, then fewer rows.
 
     Args:
-        grid: rows and columns.
+        grid: tokens along each axis.
         share: in (0, 1]; 1 gives the grid back.
     """
-    rows, columns = grid
-    sides = [side * math.sqrt(share) for side in grid]
+    sides = [side * share ** (1 / len(grid)) for side in grid]
     rounded = [(max(1, math.floor(side)), math.ceil(side)) for side in sides]
-    target = share * rows * columns
+    target = share * math.prod(grid)
+    pairs = list(itertools.combinations(range(len(grid)), 2))
     return min(
-        itertools.product(rounded[0], rounded[1]),
-        key=lambda new: (abs(new[0] * new[1] - target), abs(new[0] * columns - new[1] * rows)),
+        itertools.product(*rounded),
+        key=lambda new: (
+            abs(math.prod(new) - target),
+            sum(abs(new[one] * grid[other] - new[other] * grid[one]) for one, other in pairs),
+        ),
     )
 
 
@@ -113,11 +118,12 @@ def pool_grid(
     """
     first, device = layout.num_prefix, hidden_states.device
     image = hidden_states[:, first:].transpose(1, 2).unflatten(2, grid)
-    pooled = nn.functional.adaptive_avg_pool2d(image, new_grid).flatten(2).transpose(1, 2)
-    rows, columns = (torch.arange(side, device=device) * new // side for side, new in zip(grid, new_grid, strict=True))
-    window = (rows[:, None] * new_grid[1] + columns).flatten()
-    row_cover, column_cover = (covered(side, new, device) for side, new in zip(grid, new_grid, strict=True))
-    cover = (row_cover[:, None, :, None] & column_cover[None, :, None, :]).flatten(2).flatten(0, 1)
+    pool: Any = nn.functional.adaptive_avg_pool2d if len(grid) == 2 else nn.functional.adaptive_avg_pool3d
+    pooled = pool(image, new_grid).flatten(2).transpose(1, 2)
+    window = window_indices(grid, new_grid, device)
+    cover = torch.ones(1, 1, dtype=torch.bool, device=device)
+    for side, new in zip(grid, new_grid, strict=True):
+        cover = (cover[:, None, :, None] & covered(side, new, device)[None, :, None, :]).flatten(2).flatten(0, 1)
     sizes = (cover * patch_sizes(layout)[:, None]).sum(dim=2)
     batch = len(hidden_states)
     chosen = cover.int().argmax(dim=1).expand(batch, -1)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from .. import families
 from ..modeling.fused_inference import is_fused
 from ..modeling.reduction_config import UNREDUCED, ReductionConfig
-from ..modeling.reduction_model import ReductionModel, check_pixel_values
+from ..modeling.reduction_model import ReductionModel, check_pixel_values, sides_of
 from ..modeling.token_plan import LayerPlan
 from .arguments import check_fatr, described
 from .evit import EViT
@@ -193,20 +193,26 @@ class Rival(PreTrainedModel):
 
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         plan: Sequence[LayerPlan] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the model that is reduced, by the method's plan; ``labels`` are for classifiers."""
+        """As the model that is reduced, by the method's plan; ``labels`` are for classifiers.
+
+        Pixel values may have the name that they have there.
+        """
+        if pixel_values is None:
+            pixel_values = kwargs.pop(self.model.main_input_name, None)
         if labels is not None:
             kwargs["labels"] = labels
         return self.model(pixel_values, plan=self.plan_for(pixel_values) if plan is None else plan, **kwargs)
 
     def plan_for(self, pixel_values: Tensor) -> list[LayerPlan]:
         """The plan of a forward pass over images (batch, channels, height, width)."""
-        check_pixel_values(pixel_values, self.config.num_channels)
-        return self.method.plan(self.config.encoder, pixel_values.shape[-2:])
+        encoder = self.config.encoder
+        check_pixel_values(pixel_values, encoder.num_channels, encoder.input_axes)
+        return self.method.plan(encoder, sides_of(pixel_values))
 
     def fuse(self) -> Self:
         """A copy for inference (see ``ReductionModel.fuse``)."""

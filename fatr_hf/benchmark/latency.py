@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..modeling.budget import check_budget, choices, highest_within, with_keep_ratio
-from ..modeling.reduction_config import as_pair, is_integer
+from ..modeling.reduction_config import is_integer
 from ..modeling.token_plan import LayerPlan
 from .timing import evaluation_mode, time_in_turn
 
@@ -46,20 +46,20 @@ def fit_latency(
     if not is_integer(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be an integer of at least 1.")
     config = model.config
-    height, width = as_pair("image_size", config.image_size if image_size is None else image_size)
+    sides = config.input_sides(image_size)
     # A generator of its own: choosing a budget leaves the global one as it is.
     pixel_values = torch.randn(
-        batch_size, config.num_channels, height, width, generator=torch.Generator().manual_seed(0)
+        batch_size, *config.input_shape(image_size), generator=torch.Generator().manual_seed(0)
     ).to(model.device, model.dtype)
     run = partial(measure or forward_milliseconds, model, pixel_values)
     known: dict[float, float] = {}
 
     def latency(ratio: float) -> float:
         if ratio not in known:
-            known[ratio] = run(with_keep_ratio(config, ratio).plan((height, width)))
+            known[ratio] = run(with_keep_ratio(config, ratio).plan(sides))
         return known[ratio]
 
-    ratio = highest_within(choices(config, (height, width)), "latency_ms", latency_ms, latency)
+    ratio = highest_within(choices(config, sides), "latency_ms", latency_ms, latency)
     model.set_reduction(keep_ratio=ratio)
     return model
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any
 
-from ..modeling.reduction_config import PRESETS, REDUCTION_FIELDS
+from ..modeling.presets import PRESETS
+from ..modeling.reduction_config import REDUCTION_FIELDS
 from .common import numbers, option, refusals, separated
 
 FIELDS = ("reduction_layers", "keep_ratio", "dc_windows", "fold", "token_multiple", "selection", "size_exponent")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedConfig
-from transformers.utils import IMAGE_PROCESSOR_NAME
+from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 from transformers.utils.hub import cached_file
 
 
@@ -45,8 +45,9 @@ def is_fatr(fields: Mapping[str, Any]) -> bool:
 
 
 def is_classifier(fields: Mapping[str, Any]) -> bool:
-    """Whether a configuration names a classifier of images as what was saved."""
-    return any("ForImageClassification" in architecture for architecture in fields.get("architectures") or ())
+    """Whether a configuration names a classifier of images or videos as what was saved."""
+    kinds = ("ForImageClassification", "ForVideoClassification")
+    return any(kind in architecture for architecture in fields.get("architectures") or () for kind in kinds)
 
 
 def find_image_processor(name: str | os.PathLike[str], revision: str | None = None) -> BaseImageProcessor | None:
@@ -76,9 +77,12 @@ def cropped_size(name: str | os.PathLike[str], revision: str | None = None) -> t
 
 
 def copy_image_processor(name: str | os.PathLike[str], revision: str | None, folder: str | os.PathLike[str]) -> bool:
-    """Copies the file of a checkpoint's image processor; gives whether there is one."""
-    source = image_processor_file(name, revision)
-    if source is None:
-        return False
-    shutil.copyfile(source, os.path.join(folder, IMAGE_PROCESSOR_NAME))
-    return True
+    """Copies the files of a checkpoint's processors of images and videos; gives whether there are any."""
+    files = {IMAGE_PROCESSOR_NAME: image_processor_file(name, revision)}
+    files[VIDEO_PROCESSOR_NAME] = cached_file(
+        name, VIDEO_PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    for file, source in files.items():
+        if source is not None:
+            shutil.copyfile(source, os.path.join(folder, file))
+    return any(files.values())

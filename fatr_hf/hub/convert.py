@@ -16,6 +16,7 @@ from ..modeling.budget import with_keep_ratio
 from ..modeling.reduction_config import as_pair
 from .checkpoints import copy_image_processor, cropped_size, read_config
 from .convert_model import convert
+from .load import check_takes_images
 from .model_card import model_card_of
 from .timm import timm_fields
 
@@ -44,7 +45,7 @@ def convert_checkpoint(
     image_size: int | Sequence[int] | None = None,
     **reduction: Any,
 ) -> Conversion:
-    """Writes a checkpoint as FATR: the model, its code, its image processor if it has one, and a card.
+    """Writes a checkpoint as FATR: the model, its code, its processor of images or videos if it has one, and a card.
 
     Checkpoints of every family convert (see ``fatr_hf.convert``), as what was saved there. The folder appears when all
     of it is written.
@@ -67,7 +68,9 @@ def convert_checkpoint(
     folder = Path(folder)
     check_free(folder)
     if timm_fields(name, revision) is None:
-        read_config(name, revision)  # says so if the name leads nowhere, or is a model
+        fields = read_config(name, revision)  # says so if the name leads nowhere, or is a model
+        if image_size is not None:
+            check_takes_images(str(name), fields)
     if image_size is not None:
         reduction["image_size"] = image_size
     model = convert(name, revision=revision, **reduction)

@@ -1,5 +1,6 @@
 """The front door, ``fatr_hf.convert``: a stock model, loaded or by name, becomes its reduced counterpart."""
 
+import inspect
 import os
 import re
 from typing import Any
@@ -146,7 +147,7 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
     """A model of a class of ours that shares the memory of a stock model's weights."""
     with torch.device("meta"):
         options = {}
-        if hasattr(model, "pooler"):
+        if hasattr(model, "pooler") and "add_pooling_layer" in inspect.signature(target).parameters:
             options["add_pooling_layer"] = model.pooler is not None
         if getattr(getattr(model, "embeddings", None), "mask_token", None) is not None and "pooler" in options:
             options["use_mask_token"] = True
@@ -155,13 +156,17 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
     if converted.base_model is converted:  # in whose place some stock classes hold a module
         prefix = f"{target.base_model_prefix}."
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    first = next(model.parameters())
+    own_buffers: list[str] = []
+    first, ignored = next(model.parameters()), target._keys_to_ignore_on_load_unexpected or ()
     for name, own in [*converted.named_parameters(), *converted.named_buffers()]:
         is_parameter = isinstance(own, nn.Parameter)
         if name.endswith(REDUCTION_PARAMETERS):
             value = torch.zeros(own.shape, dtype=first.dtype, device=first.device, requires_grad=True)
         elif name in weights and weights[name].shape == own.shape:
             value = weights.pop(name)
+        elif not is_parameter:  # which stock keeps elsewhere, or computes at every call
+            value = torch.empty(own.shape, dtype=first.dtype, device=first.device)
+            own_buffers.append(name)
         else:
             raise ValueError(
                 f"{type(model).__name__} lacks {name} of the shape {tuple(own.shape)}: merge its adapters first; a "
@@ -169,7 +174,13 @@ def with_weights_of(model: Any, target: Any, config: Any) -> Any:
             )
         value = nn.Parameter(value.detach(), requires_grad=value.requires_grad) if is_parameter else value
         place(converted, name, value)
-    left = sorted(name for name, value in weights.items() if isinstance(value, nn.Parameter))
+    for name in own_buffers:
+        converted._init_weights(converted.get_submodule(name.rpartition(".")[0]))
+    left = sorted(
+        name
+        for name, value in weights.items()
+        if isinstance(value, nn.Parameter) and not any(re.search(each, name) for each in ignored)
+    )
     if left:
         raise ValueError(f"{type(model).__name__} has {left[0]}, which its class does not have: merge adapters first.")
     converted.tie_weights()

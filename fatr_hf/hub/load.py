@@ -70,6 +70,7 @@ def load_model(
             f"{name!r} is of model type {fields['model_type']!r}, which this version of transformers does not know; "
             "code that comes with a checkpoint is not run."
         )
+    check_takes_images(name, fields)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     auto_class: Any = AutoModelForImageClassification
     if not is_classifier(fields):
@@ -111,6 +112,7 @@ def load_reduced(
             configuration do not allow, or an image processor that does not fit.
     """
     fields = read_config(name, revision)
+    check_takes_images(name, fields)
     model_class = reduced_class(name, fields)
     is_reduced = is_fatr(fields)
     if is_reduced and "preset" in reduction:
@@ -161,6 +163,16 @@ def fitting_processor(name: str, revision: str | None, model: PreTrainedModel) -
     if processor is not None and family_of(model.config.model_type) is not None:
         check_processor(processor, getattr(model.config, "vision_config", model.config))
     return processor
+
+
+def check_takes_images(name: str, fields: Mapping[str, Any]) -> None:
+    """Raises a ValueError for the configuration of a model of videos."""
+    family = family_of(fields["model_type"])
+    if family is not None and "frames" in family.config.input_axes:
+        raise ValueError(
+            f"{name!r} is of model type {fields['model_type']!r}, which takes videos, and this is for images: load it "
+            "with fatr_hf.convert or from_pretrained."
+        )
 
 
 def check_family(name: str, model_type: str) -> Family:

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..families import family_of
 from ..modeling.budget import schedule_macs, with_keep_ratio
-from ..modeling.hub_repository import PLAIN_TAGS, HubRepositoryMixin, base_model_of, task_of
+from ..modeling.hub_repository import PLAIN_TAGS, TASKS, HubRepositoryMixin, base_model_of, task_of
 from ..modeling.reduction_config import ReductionConfig
 from ..modeling.token_plan import LayerPlan
 from .checkpoints import is_classifier, read_config
@@ -35,12 +35,12 @@ you have read: the code runs on your machine.
 {use}
 ```
 
-`AutoConfig`, `AutoModel` and `AutoModelForImageClassification` load it in the same way. `model.reduction(False)` is a
+`AutoConfig`, `AutoModel` and `{auto_classifier}` load it in the same way. `model.reduction(False)` is a
 context manager that switches the reduction off; `output_token_sources=True` returns which token stands for each patch.
 
 ## Tokens
 
-{rows} x {columns} patches. Counts include the CLS token.
+{grid} patches. Counts include the CLS token.
 
 {token_table}
 {results}"""
@@ -48,7 +48,7 @@ context manager that switches the reduction off; `output_token_sources=True` ret
 USE = """from transformers import pipeline
 
 classifier = pipeline("{task}", model="{repo_id}", trust_remote_code=True, revision="{revision}")
-print(classifier("photograph.jpg"))"""
+print(classifier("{file}"))"""
 
 USE_IN_GREY = """from PIL import Image
 from transformers import AutoImageProcessor, {auto_class}
@@ -115,13 +115,14 @@ def build_model_card(
         eval_results=evaluations,
         tags=[*PLAIN_TAGS, *tags],
     )
-    rows, columns = config.patch_grid()
-    classifies = task == "image-classification"
+    takes_videos = "frames" in config.input_axes
+    auto_classifier = "AutoModelForVideoClassification" if takes_videos else "AutoModelForImageClassification"
     use = (USE_IN_GREY if config.num_channels == 1 else USE).format(
         task=task,
         repo_id=repo_id,
         revision="<commit hash>",
-        auto_class="AutoModelForImageClassification" if classifies else "AutoModel",
+        auto_class=auto_classifier if task.endswith("-classification") else "AutoModel",
+        file="video.mp4" if takes_videos else "photograph.jpg",
     )
     return ModelCard(
         TEMPLATE.format(
@@ -131,8 +132,8 @@ def build_model_card(
             origin=f"Fine-tuned from `{base_model}`." if base_model else "",
             reduction_layers=", ".join(map(str, config.reduction_layers or ())),
             use=use,
-            rows=rows,
-            columns=columns,
+            auto_classifier=auto_classifier,
+            grid=" x ".join(map(str, config.patch_grid())),
             token_table=token_table(config.plan()),
             results=f"\n## Results\n\n{results.strip()}\n" if results else "",
         )
@@ -172,7 +173,8 @@ def checkpoint_card(name: str | os.PathLike[str], *, revision: str | None = None
         raise ValueError(f"accuracy={accuracy:g} must lie in [0, 1].")
     if accuracy is not None and arguments.get("dataset") is None:
         raise ValueError(f"accuracy={accuracy:g} needs the name of the data set that it was measured on.")
-    arguments.setdefault("task", "image-classification" if is_classifier(fields) else "image-feature-extraction")
+    task = TASKS[str(family.classifier._auto_class)] if is_classifier(fields) else "image-feature-extraction"
+    arguments.setdefault("task", task)
     if not Path(name).exists():
         arguments.setdefault("repo_id", str(name))
     return build_model_card(family.config.from_dict(fields), **arguments)

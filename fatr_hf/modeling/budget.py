@@ -2,13 +2,14 @@
 """What a plan costs in multiply-accumulates, and the gentlest one that a budget allows."""
 
 import copy
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from .reduction_config import ReductionConfig, as_pair, is_number
+from .reduction_config import ReductionConfig, is_number
 from .token_plan import SIZE_CHANNELS
 
 
@@ -25,11 +26,10 @@ def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | Non
     """
     spec = config.encoder_spec
     hidden, inner = spec.hidden_size, spec.inner_size * (3 if spec.gated else 2)
-    rows, columns = config.patch_grid(image_size)
-    patch_height, patch_width = as_pair("patch_size", config.patch_size)
-    patches = rows * columns
-    total = patches * config.num_channels * patch_height * patch_width * hidden
-    for step in config.plan(image_size):
+    patches = math.prod(config.patch_grid(image_size))
+    total = patches * config.num_channels * math.prod(config.patch_sides) * hidden
+    plan = config.plan(image_size)
+    for step in plan:
         sized = bool(step.size_exponent and (step.dc_in or (step.fold == "similar" and step.patches_in < patches)))
         attended = hidden + (SIZE_CHANNELS * spec.num_heads if sized else 0)
         total += 4 * step.tokens_in * hidden**2 + 2 * step.tokens_in**2 * attended
@@ -39,7 +39,7 @@ def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | Non
             if step.compares_keys:
                 total += step.patches_in**2 * hidden // spec.num_heads
         total += step.tokens_out * hidden * inner
-    return total + config.head_macs
+    return total + config.head_macs(plan[-1].tokens_out, any(step.reduces for step in plan))
 
 
 def admissible_keep_ratios(config: ReductionConfig, image_size: int | Iterable[int] | None = None) -> list[float]:

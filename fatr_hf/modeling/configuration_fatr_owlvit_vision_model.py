@@ -25,7 +25,6 @@ class FATROwlViTVisionConfig(ReductionConfig, OwlViTVisionConfig):
 
     dense_outputs: bool = True  # every patch asks for a box
 
-    @property
-    def head_macs(self) -> int:
+    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
         """Those of the heads are the whole model's."""
         return 0

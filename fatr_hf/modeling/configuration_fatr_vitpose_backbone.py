@@ -31,8 +31,7 @@ class FATRVitPoseBackboneConfig(ReductionConfig, VitPoseBackboneConfig):
         """None."""
         return 0
 
-    @property
-    def head_macs(self) -> int:
+    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
         """A backbone has no head."""
         return 0
 

@@ -29,8 +29,7 @@ class FATRYolosConfig(ReductionConfig, YolosConfig):
         """CLS, and the detection tokens that are read."""
         return 1 + self.num_detection_tokens
 
-    @property
-    def head_macs(self) -> int:
+    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
         """Multiply-accumulates of the two heads, of three layers each, on every detection token."""
         outputs = (self.num_labels or 0) + 1 + 4  # classes, no object, a box
         return self.num_detection_tokens * self.hidden_size * (4 * self.hidden_size + outputs)

@@ -70,6 +70,7 @@ class FATRAttention(nn.Module):
         self.head_dim = spec.hidden_size // spec.num_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = spec.attention_dropout
+        self.rotates_neighbours = spec.rotates_neighbours
         self.q_proj = nn.Linear(spec.hidden_size, spec.hidden_size, bias=spec.query_bias)
         self.k_proj = nn.Linear(spec.hidden_size, spec.hidden_size, bias=spec.key_bias)
         self.v_proj = nn.Linear(spec.hidden_size, spec.hidden_size, bias=spec.value_bias)
@@ -94,7 +95,7 @@ class FATRAttention(nn.Module):
         keys = mean_keys(key) if plan.reduces and plan.compares_keys else None
         energies = value_energies(value, layout) if plan.scores_energy else None
         if rows is not None:
-            query, key = rotate(query, rows), rotate(key, rows)
+            query, key = (rotate(each, rows, self.rotates_neighbours) for each in (query, key))
         if plan.follows_reduction and (self.omega1 is not None or self.omega2 is not None):
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
         output, weights, scores = attend_tokens(self, query, key, value, layout, plan, energies, **kwargs)
@@ -237,7 +238,9 @@ class FATRLayer(GradientCheckpointingLayer):
         self.layer_scale1 = nn.Identity() if spec.scale is None else LayerScale(spec.hidden_size, spec.scale)
         self.layer_scale2 = nn.Identity() if spec.scale is None else LayerScale(spec.hidden_size, spec.scale)
         self.dropout = nn.Dropout(spec.dropout)
-        self.drop_path = DropPath(spec.drop_path) if spec.drop_path else nn.Identity()
+        last = max(config.num_hidden_layers - 1, 1)
+        rate = spec.drop_path * plan.layer / last if spec.drop_path_rises else spec.drop_path
+        self.drop_path = DropPath(rate) if rate else nn.Identity()
 
     def forward(
         self,

@@ -94,6 +94,7 @@ class FusedAttention(nn.Module):
         self.config = attention.config
         self.num_attention_heads, self.head_dim = attention.num_attention_heads, attention.head_dim
         self.scaling, self.attention_dropout = attention.scaling, attention.attention_dropout
+        self.rotates_neighbours = attention.rotates_neighbours
         self.qkv_proj = joined_linear([attention.q_proj, attention.k_proj, attention.v_proj])
         self.o_proj = scaled_linear(attention.o_proj, scale)
         self.omega1: nn.Parameter | None = None
@@ -147,8 +148,8 @@ class FusedAttention(nn.Module):
             energies = value_energies(value, layout)
             energies = energies if self.gain is None else energies / self.gain[:, None]
         if rows is not None:
-            turned = query if num_queries else rotate(query, rows)
-            query, key = turned, rotate(key, rows)
+            turned = query if num_queries else rotate(query, rows, self.rotates_neighbours)
+            query, key = turned, rotate(key, rows, self.rotates_neighbours)
         if self.omega1 is not None or self.omega2 is not None:
             value = reweight_values(value, self.omega1, self.omega2, layout.num_dc)
         if layout.num_dc and self.dc_gain is not None:

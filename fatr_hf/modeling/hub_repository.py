@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 UNPUBLISHED = "user/model"
 """Where a card says that a model is before it is published."""
 
-PROCESSOR = "preprocessor_config.json"
+PROCESSOR, VIDEO_PROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
 
 PLAIN_TAGS = ("vision", "token-reduction", "fatr")
 
@@ -50,6 +50,7 @@ TASKS = {
     "AutoModelForPoseEstimation": "keypoint-detection",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
     "AutoModelForZeroShotObjectDetection": "zero-shot-object-detection",
+    "AutoModelForVideoClassification": "video-classification",
 }
 """The Hub's names of the tasks of models that do more than extract features, by their Auto classes."""
 
@@ -77,6 +78,8 @@ class HubRepositoryMixin(PreTrainedModel):
     """How the name of the table of learned positions ends, in stock checkpoints too; None without one."""
     position_antialias: ClassVar[bool] = False
     """Whether the stock model stretches that table with antialiasing."""
+    head_parts: ClassVar[tuple[str, ...]] = ()
+    """The parts of a classifier's head before its linear layer, which a checkpoint without a classifier lacks too."""
 
     @classmethod
     def from_pretrained(
@@ -126,10 +129,10 @@ class HubRepositoryMixin(PreTrainedModel):
         # Of new classes a head of several layers keeps all but its last.
         renewed = {key for key, *_ in info["mismatched_keys"] if not is_of_classifier(key)}
         missing = {*info["missing_keys"], *renewed}
-        if any(key.startswith("pooler.") for key in missing):
+        if "pooler" not in cls.head_parts and any(key.startswith("pooler.") for key in missing):
             logger.warning(f"{name} has no pooler: the model is loaded without one.")
             model.pooler = None
-        check_missing_weights(name, missing, dict(model.named_parameters()))
+        check_missing_weights(name, missing, dict(model.named_parameters()), cls.head_parts)
         check_finite_weights(name, model.named_parameters())
         return (model, info) if output_loading_info else model
 
@@ -257,21 +260,29 @@ def unsharded_class(model: PreTrainedModel) -> Iterator[None]:
         model.__class__ = sharded
 
 
-def check_missing_weights(name: str, missing: Iterable[str], parameters: dict[str, Any]) -> None:
+def check_missing_weights(
+    name: str, missing: Iterable[str], parameters: dict[str, Any], head_parts: Iterable[str] = ()
+) -> None:
     """Raises a ValueError if a loaded model holds weights that its checkpoint did not give, a whole classifier apart.
+
+    Of a classifier with parts before its linear layer (``head_parts``) that layer may be missing, or all of them.
 
     All of the reduction's own parameters may be missing together: that is a stock checkpoint.
     """
     lacking = sorted(key for key in missing if key in parameters and not key.endswith("mask_token"))
     reduction = [key for key in lacking if key.endswith(REDUCTION_PARAMETERS)]
     classifier = [key for key in lacking if is_of_classifier(key)]
-    encoder = [key for key in lacking if key not in (*reduction, *classifier)]
+    head = [key for key in lacking if key.split(".")[0] in head_parts]
+    whole_head = [key for key in parameters if key.split(".")[0] in (*head_parts,)]
+    encoder = [key for key in lacking if key not in (*reduction, *classifier, *head)]
     if encoder:
         keys, reason = encoder, "it does not hold an encoder of this architecture and size"
     elif 0 < len(reduction) < sum(key.endswith(REDUCTION_PARAMETERS) for key in parameters):
         keys, reason = reduction, "it was trained with another reduction; load it with its own, then use set_reduction"
-    elif 0 < len(classifier) < sum(map(is_of_classifier, parameters)):
-        keys, reason = classifier, "it holds a part of its classifier only"
+    elif 0 < len(classifier) < sum(map(is_of_classifier, parameters)) or (
+        head and (len(head) < len(whole_head) or not classifier)
+    ):
+        keys, reason = [*classifier, *head], "it holds a part of its classifier only"
     else:
         return
     shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
@@ -345,7 +356,8 @@ def upload_repository(
             del additions["README.md"]
         else:
             additions["README.md"] = CommitOperationAdd("README.md", with_repository(card, repo_id).encode())
-        if PROCESSOR not in additions and not api.file_exists(repo_id, PROCESSOR, revision=revision):
+        has_processor = PROCESSOR in additions or VIDEO_PROCESSOR in additions
+        if not has_processor and not api.file_exists(repo_id, PROCESSOR, revision=revision):
             logger.warning(
                 f"{repo_id} has no image processor, and `pipeline` needs one: give image_processor= to push_to_hub, "
                 "or push the processor to the same repository."

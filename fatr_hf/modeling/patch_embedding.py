@@ -1,6 +1,8 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
 """Embedding of patches as one matrix product, and position tables for other grids of patches."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,27 +15,61 @@ class PatchProjection(nn.Conv2d):
 
         Pixels of another dtype are brought to that of the weight.
         """
-        height, width = self.kernel_size
-        rows, columns = pixel_values.shape[2] // height, pixel_values.shape[3] // width
-        image = pixel_values[:, :, : rows * height, : columns * width].to(self.weight.dtype)
-        patches = image.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5)
-        embedded = nn.functional.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
-        return embedded.transpose(1, 2).unflatten(2, (rows, columns))
+        return embed_patches(pixel_values, self.weight, self.bias)
+
+
+class TubeletProjection(nn.Conv3d):
+    """``PatchProjection`` for videos (batch, channels, frames, height, width)."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """As (batch, hidden, tubelets, rows, columns) of whole patches."""
+        return embed_patches(pixel_values, self.weight, self.bias)
+
+
+def embed_patches(pixel_values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Embeds patches along any number of axes by one matrix product.
+
+    Args:
+        pixel_values: (batch, channels, sides...), brought to the dtype of the weight.
+        weight: (hidden, channels, sides of a patch...).
+        bias: (hidden,).
+
+    Returns:
+        (batch, hidden, whole patches along each side...).
+    """
+    axes = weight.dim() - 2
+    patch = weight.shape[2:]
+    grid = [side // length for side, length in zip(pixel_values.shape[2:], patch, strict=True)]
+    whole: list[Any] = [slice(count * length) for count, length in zip(grid, patch, strict=True)]
+    patches = pixel_values[(..., *whole)].to(weight.dtype)
+    for axis in reversed(range(axes)):
+        patches = patches.unflatten(2 + axis, (grid[axis], patch[axis]))
+    places, within = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+    patches = patches.permute(0, *places, 1, *within)
+    embedded = nn.functional.linear(patches.flatten(1 + axes).flatten(1, axes), weight.flatten(1), bias)
+    return embedded.transpose(1, 2).unflatten(2, grid)
+
+
+PROJECTIONS: dict[type, Any] = {nn.Conv2d: PatchProjection, nn.Conv3d: TubeletProjection}
+"""By the class of a convolution what computes it as one product."""
 
 
 def use_products(embeddings: nn.Module) -> None:
-    """Puts a ``PatchProjection`` in the place of every convolution over patches in newly built embeddings."""
+    """Puts one of ``PROJECTIONS`` in the place of every convolution over patches in newly built embeddings."""
     for name, module in list(embeddings.named_modules()):
-        if type(module) is nn.Conv2d and module.stride == module.kernel_size and module.padding in ((0, 0), "valid"):
-            height, width = module.kernel_size
-            projection = PatchProjection(
-                module.in_channels, module.out_channels, (height, width), (height, width), bias=module.bias is not None
+        projection = PROJECTIONS.get(type(module))
+        if projection is None or not isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            continue
+        size, is_padded = module.kernel_size, module.padding != "valid" and any(module.padding)
+        if module.stride == size and not is_padded:
+            has_bias = module.bias is not None
+            embeddings.set_submodule(
+                name, projection(module.in_channels, module.out_channels, size, size, bias=has_bias)
             )
-            embeddings.set_submodule(name, projection)
 
 
 def stretch_positions(
-    table: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], antialias: bool = False
+    table: Tensor, grid: tuple[int, ...], new_grid: tuple[int, ...], antialias: bool = False
 ) -> Tensor:
     """A table of positions for another grid of patches, bicubic, as stock models stretch it; prefix rows stay.
 

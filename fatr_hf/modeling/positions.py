@@ -109,18 +109,23 @@ def rotary_rows(layout: TokenLayout, rotary: Sequence[Tensor] | None) -> tuple[T
     return cosines, sines
 
 
-def rotate(tokens: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(tokens: Tensor, rows: tuple[Tensor, Tensor], neighbours: bool = False) -> Tensor:
     """Turns queries or keys by their rotary positions; prefix tokens, which have none, stay as they are.
-
-    The channels are paired by halves: channel ``c`` with channel ``c + head_dim / 2``.
 
     Args:
         tokens: (batch, heads, tokens, head_dim).
         rows: of ``rotary_rows``.
+        neighbours: whether channels are paired with their neighbours; else by halves: channel ``c`` with channel
+            ``c + head_dim / 2``.
     """
     cosines, sines = rows
     num_prefix = tokens.shape[2] - cosines.shape[2]
     prefix, patches = tokens[:, :, :num_prefix], tokens[:, :, num_prefix:]
-    first, second = patches.chunk(2, dim=3)
-    turned = patches * cosines + torch.cat([-second, first], dim=3) * sines
+    if neighbours:
+        first, second = patches.unflatten(3, (-1, 2)).unbind(dim=4)
+        crossed = torch.stack([-second, first], dim=4).flatten(3)
+    else:
+        first, second = patches.chunk(2, dim=3)
+        crossed = torch.cat([-second, first], dim=3)
+    turned = patches * cosines + crossed * sines
     return torch.cat([prefix, turned], dim=2)

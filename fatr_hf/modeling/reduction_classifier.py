@@ -13,6 +13,7 @@ from transformers.utils.generic import can_return_tuple
 from .reduction_config import ReductionConfig
 from .reduction_model import FATRModelOutput, ReductionModel, check_no_training
 from .token_plan import LayerPlan
+from .token_reduction import restore_tokens
 
 
 @dataclass
@@ -27,16 +28,22 @@ class ReductionClassifier(ReductionModel):
 
     output_class: ClassVar[type[FATRImageClassifierOutput]] = FATRImageClassifierOutput
 
-    def classify(self, outputs: FATRModelOutput) -> Tensor:
-        """Logits (batch, classes) of an encoder's outputs."""
+    def classified(self, outputs: FATRModelOutput) -> Tensor:
+        """What is classified of an encoder's outputs, (batch, channels)."""
         sequence: Any = outputs.last_hidden_state
         parts = []
-        if self.config.classifier_reads != "patches":
+        if self.config.classifier_reads in ("cls", "cls_and_patches"):
             parts.append(sequence[:, 0])
-        if self.config.classifier_reads != "cls":
+        if self.config.classifier_reads in ("patches", "cls_and_patches"):
             parts.append(mean_of_patches(sequence, outputs.token_sizes, self.config.num_prefix_tokens))
+        if self.config.classifier_reads == "first_patch":
+            parts.append(first_patch(sequence, outputs.token_sources, self.config.num_prefix_tokens))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def classify(self, outputs: FATRModelOutput) -> Tensor:
+        """Logits (batch, classes) of an encoder's outputs."""
         classifier: Any = self.classifier
-        logits: Tensor = classifier(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+        logits: Tensor = classifier(self.classified(outputs))
         return logits
 
     def further_outputs(self, outputs: FATRModelOutput) -> dict[str, Tensor]:
@@ -63,11 +70,13 @@ class ReductionClassifier(ReductionModel):
         asked = {"output_token_sources": output_token_sources, **kwargs}
         if self.config.classifier_reads == "cls" and not asks_for_more(self.config, asked):
             plan[-1] = plan[-1]._replace(prefix_only=True)
+        # Dense outputs begin with the first patch.
+        reads_first = self.config.classifier_reads == "first_patch" and not self.config.dense_outputs
         outputs = self.base_model(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             plan=plan,
-            output_token_sources=output_token_sources,
+            output_token_sources=output_token_sources or reads_first,
             output_token_sizes=self.config.classifier_reads != "cls",
             return_dict=True,
             **kwargs,
@@ -79,7 +88,7 @@ class ReductionClassifier(ReductionModel):
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            token_sources=outputs.token_sources,
+            token_sources=outputs.token_sources if output_token_sources else None,
             **self.further_outputs(outputs),
         )
 
@@ -103,6 +112,17 @@ def mean_of_patches(sequence: Tensor, sizes: Tensor | None, num_prefix: int) -> 
     shares = sizes[:, num_prefix:].to(torch.promote_types(sequence.dtype, torch.float32))
     shares = shares / shares.sum(dim=1, keepdim=True)
     return (shares[:, None].to(sequence.dtype) @ patches).squeeze(1)
+
+
+def first_patch(sequence: Tensor, sources: tuple[Tensor, ...] | None, num_prefix: int) -> Tensor:
+    """The token that stands for the first patch, (batch, hidden); zeros where none does.
+
+    Args:
+        sequence: (batch, tokens, hidden).
+        sources: for each reduction, of ``token_sources``.
+        num_prefix: tokens before the patches.
+    """
+    return restore_tokens(sequence, sources[-1][:, :1])[:, 0] if sources else sequence[:, num_prefix]
 
 
 def linear_classifier(config: ReductionConfig) -> nn.Linear | nn.Identity:

@@ -14,6 +14,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .presets import default_layers, preset_fields
 from .token_plan import FOLDS, EncoderSpec, LayerPlan, per_layer, plan_layers
 
 SELECTIONS = (
@@ -57,38 +58,6 @@ UNREDUCED: dict[str, Any] = {
 """Fields with which a model has no reduction and no parameters of one."""
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-
-PRESETS = ("paper", "local", "faithful")
-"""Reductions by name, for ``from_pretrained(..., preset=...)`` (see ``preset_fields``)."""
-
-
-def preset_fields(preset: str, grid: tuple[int, int], depth: int) -> dict[str, Any]:
-    """The reduction's fields that a preset stands for, on a grid of (rows, columns) patches and so many layers.
-
-    ``paper``: the paper's setting, which is a configuration's default; for a model that is fine-tuned.
-
-    ``faithful``: the outputs stay closest to the unreduced model's, without training, at 0.65 of the cost. In four
-    layers from a third of the depth on the tokens of most distinct energy are kept, and each other one joins the kept
-    one most like it.
-
-    ``local``: half of the patches are kept, and windows of about 2 x 2 patches hold the others near where they were;
-    these DC tokens draw attention by the square root of the patches they stand for. docs/results.md says where it is
-    better than the paper's setting, and where not.
-
-    Raises:
-        ValueError: an unknown preset.
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"preset={preset!r} must be one of {', '.join(PRESETS)}.")
-    defaults: dict[str, Any] = {"reduction_layers": None, "keep_ratio": 0.7, "dc_windows": None, "fold": "windows"}
-    fields = {**defaults, "selection": "high_frequency", "token_multiple": 1, "size_exponent": None}
-    if preset == "local":
-        fields |= {"keep_ratio": 0.5, "dc_windows": max(1, min(grid) // 2), "size_exponent": 0.5}
-    if preset == "faithful":
-        layers = sorted({depth * twelfths // 12 for twelfths in (4, 5, 6, 7)})
-        fields |= {"reduction_layers": layers, "keep_ratio": 0.77, "fold": "similar"}
-        fields |= {"selection": "high_frequency_energy"}
-    return fields
 
 
 def as_pair(name: str, size: int | Iterable[int]) -> tuple[int, int]:
@@ -162,7 +131,10 @@ class ReductionConfig(PreTrainedConfig):
     takes_any_size: ClassVar[bool] = False
     """Whether the stock model stretches its positions to every image by itself."""
     classifier_reads: ClassVar[str] = "cls"
-    """What a classifier reads of an encoder's tokens: ``cls``, ``patches`` (their mean) or ``cls_and_patches``."""
+    """What a classifier reads of an encoder's tokens: ``cls``, ``patches`` (their mean), ``cls_and_patches`` or
+    ``first_patch``."""
+    input_axes: ClassVar[tuple[str, ...]] = ("channels", "height", "width")
+    """What pixel values hold along each axis behind the batch."""
 
     reduction_layers: list[int] | tuple[int, ...] | None = None
     keep_ratio: float | int | list[float | int] | tuple[float | int, ...] = 0.7
@@ -185,8 +157,7 @@ class ReductionConfig(PreTrainedConfig):
                 f"preset is an argument of {name}.from_preset and of from_pretrained, not of the constructor."
             )
         if self.reduction_layers is None:
-            depth = self.num_hidden_layers
-            self.reduction_layers = sorted({depth // 4, depth // 2, 3 * depth // 4})
+            self.reduction_layers = default_layers(self.num_hidden_layers)
         if self.size_exponent is None:
             self.size_exponent = 1.0 if self.fold == "similar" else 0.0
         if self.dc_windows is None and self.fold == "similar":
@@ -232,9 +203,8 @@ class ReductionConfig(PreTrainedConfig):
         """Channels that a classifier reads."""
         return self.hidden_size * (2 if self.classifier_reads == "cls_and_patches" else 1)
 
-    @property
-    def head_macs(self) -> int:
-        """Multiply-accumulates of what reads the encoder's tokens: a linear classifier, if a family says no other."""
+    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
+        """Multiply-accumulates of a classifier that reads so many tokens, of a reduced sequence or a whole one."""
         return self.classifier_width * (self.num_labels or 0)
 
     @classmethod
@@ -260,6 +230,7 @@ class ReductionConfig(PreTrainedConfig):
             config_dict = convert_config_dict(cls, model_type, config_dict)
         check_spelling(cls, kwargs)
         # transformers would set overrides on the finished configuration, past its checks.
+        kwargs = {cls.attribute_map.get(name, name): value for name, value in kwargs.items()}
         names = {field.name for field in fields(cls)} - {"dtype"}
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         preset = kwargs.pop("preset", None)
@@ -269,7 +240,8 @@ class ReductionConfig(PreTrainedConfig):
                 config_dict |= dict.fromkeys(("dc_windows", "size_exponent"))
             if preset is not None:
                 unreduced = super().from_dict(config_dict | overrides | UNREDUCED)
-                overrides = preset_fields(preset, unreduced.patch_grid(), unreduced.num_hidden_layers) | overrides
+                grid, layers = unreduced.patch_grid(), overrides.get("reduction_layers")
+                overrides = preset_fields(preset, grid, unreduced.num_hidden_layers, layers) | overrides
             return super().from_dict(config_dict | overrides, **kwargs)
         except (AttributeError, LookupError, RecursionError, TypeError) as error:
             # Fields that are transformers' alone, which it reads without checking them.
@@ -302,20 +274,32 @@ class ReductionConfig(PreTrainedConfig):
             raise ValueError(f"{name!r} has no config.json with a model_type.")
         return cls.from_dict(config_dict, **kwargs)
 
-    def patch_grid(self, image_size: int | Iterable[int] | None = None) -> tuple[int, int]:
+    @property
+    def patch_sides(self) -> tuple[int, ...]:
+        """Pixels of a patch along each axis of the grid."""
+        return as_pair("patch_size", self.patch_size)
+
+    def input_sides(self, image_size: int | Iterable[int] | None = None) -> tuple[int, ...]:
+        """Pixels of an image along each axis of the grid; `config.image_size` by default."""
+        return as_pair("image_size", self.image_size if image_size is None else image_size)
+
+    def input_shape(self, image_size: int | Iterable[int] | None = None) -> tuple[int, ...]:
+        """The shape of an image's pixel values, along `input_axes`."""
+        *frames, height, width = self.input_sides(image_size)
+        return *frames, self.num_channels, height, width
+
+    def patch_grid(self, image_size: int | Iterable[int] | None = None) -> tuple[int, ...]:
         """Rows and columns of whole patches of an image, of `config.image_size` by default.
 
         Raises:
             ValueError: an image smaller than a patch.
         """
-        height, width = as_pair("image_size", self.image_size if image_size is None else image_size)
-        patch_height, patch_width = as_pair("patch_size", self.patch_size)
-        if height < patch_height or width < patch_width:
+        sides, patch = self.input_sides(image_size), self.patch_sides
+        if any(side < least for side, least in zip(sides, patch, strict=True)):
             raise ValueError(
-                f"image_size={(height, width)} holds no patch: height and width must be at least "
-                f"patch_size={(patch_height, patch_width)}."
+                f"image_size={sides} holds no patch: height and width must be at least patch_size={patch}."
             )
-        return height // patch_height, width // patch_width
+        return tuple(side // length for side, length in zip(sides, patch, strict=True))
 
     def plan(self, image_size: int | Iterable[int] | None = None, reduce: bool = True) -> list[LayerPlan]:
         """What every layer does to its sequence, without building a model.
@@ -381,6 +365,11 @@ class ReductionConfig(PreTrainedConfig):
             if given[name] not in ACT2FN:
                 raise ValueError(f"{name}={given[name]!r} must be one of {', '.join(ACT2FN)}.")
 
+    def check_dc_windows(self, windows: Any) -> None:
+        """Raises a ValueError for what is no number of windows of one reduction layer."""
+        if not is_integer(windows) or windows < 0:
+            raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 0; {windows!r} is not.")
+
     def validate_reduction(self) -> None:
         """Checks every field of the reduction and the plan they make together (run by `@strict`)."""
         layers, depth = list(self.reduction_layers or ()), self.num_hidden_layers
@@ -393,8 +382,7 @@ class ReductionConfig(PreTrainedConfig):
             if not is_number(ratio) or not 0 < ratio <= 1:
                 raise ValueError(f"keep_ratio={self.keep_ratio} must lie in (0, 1]; {ratio!r} does not.")
         for windows in per_layer("dc_windows", self.dc_windows, layers):
-            if not is_integer(windows) or windows < 0:
-                raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 0; {windows!r} is not.")
+            self.check_dc_windows(windows)
             if windows and self.fold == "similar":
                 raise ValueError(
                     f"dc_windows={self.dc_windows} belongs to fold='windows'; fold='similar' makes no DC tokens: leave "

@@ -81,8 +81,8 @@ class ReductionModel(HubRepositoryMixin):
         Raises:
             ValueError: pixel values of another shape or kind, or a plan made for another model or image size.
         """
-        check_pixel_values(pixel_values, self.config.num_channels)
-        image_size = pixel_values.shape[-2:]
+        check_pixel_values(pixel_values, self.config.num_channels, self.config.input_axes)
+        image_size = sides_of(pixel_values)
         if plan is None:
             return self.config.plan(image_size, reduce=self.reduction_enabled)
         check_plan(self, plan, image_size)
@@ -224,7 +224,7 @@ class ReductionEncoder(ReductionModel):
     def start(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, TokenLayout, Positions]:
         """The embedded images, their layout and the positions that act behind the embeddings."""
         hidden_states = self.embed(pixel_values, **kwargs)
-        grid = self.config.patch_grid(pixel_values.shape[-2:])
+        grid = self.config.patch_grid(sides_of(pixel_values))
         layout = dense_layout(hidden_states.shape[0], grid, self.config.num_prefix_tokens, hidden_states.device)
         return hidden_states, layout, Positions(self.rotary(pixel_values), self.added_positions(pixel_values))
 
@@ -244,7 +244,7 @@ class ReductionEncoder(ReductionModel):
         pooled is pooled from the reduced sequence.
 
         Args:
-            pixel_values: (batch, channels, height, width).
+            pixel_values: (batch, channels, height, width), of videos (batch, frames, channels, height, width).
             bool_masked_pos: (batch, patches) bool, patches to replace by the mask token, in families that have one.
             interpolate_pos_encoding: allow an image size other than the configured one, in families that ask for this.
             plan: what every layer does, for this call only (see ``config.plan``); by default the configuration's plan.
@@ -322,25 +322,33 @@ def asked_stages(asked: bool | int | Sequence[int], depth: int) -> set[int]:
     return {place % (depth + 1) for place in places if -depth - 1 <= place <= depth}
 
 
-def check_pixel_values(pixel_values: Any, num_channels: int | None = None) -> None:
+def sides_of(pixel_values: Tensor) -> tuple[int, ...]:
+    """Height and width in pixels of a batch of images, of videos the number of frames before them."""
+    return (*pixel_values.shape[1:-3], *pixel_values.shape[-2:])
+
+
+def check_pixel_values(
+    pixel_values: Any, num_channels: int | None = None, axes: Sequence[str] = ReductionConfig.input_axes
+) -> None:
     """Raises a ValueError for what no image processor gives: pictures, bytes, an image that is no batch.
 
     Args:
         num_channels: that the model takes; None leaves them to the model.
+        axes: what there is along each axis behind the batch.
     """
     if not isinstance(pixel_values, Tensor):
         kind = type(pixel_values).__name__
         raise ValueError(f"pixel_values must be a tensor, as the image processor gives, not {kind}.")
-    if pixel_values.dim() != 4:
+    if pixel_values.dim() != 1 + len(axes):
         shape = tuple(pixel_values.shape)
-        raise ValueError(f"pixel_values of the shape {shape} must be (batch, channels, height, width).")
+        raise ValueError(f"pixel_values of the shape {shape} must be (batch, {', '.join(axes)}).")
     if not pixel_values.is_floating_point():
         raise ValueError(
             f"pixel_values of {pixel_values.dtype} must be of floating point, as the image processor gives: bytes are "
             "neither scaled nor normalised."
         )
-    if num_channels is not None and pixel_values.shape[1] != num_channels:
-        raise ValueError(f"pixel_values have {pixel_values.shape[1]} channels, but the model takes {num_channels}.")
+    if num_channels is not None and pixel_values.shape[-3] != num_channels:
+        raise ValueError(f"pixel_values have {pixel_values.shape[-3]} channels, but the model takes {num_channels}.")
 
 
 def check_no_training(model: Any) -> None:

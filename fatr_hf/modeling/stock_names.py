@@ -10,13 +10,21 @@ RENAMINGS = (
     ("encoder.interpolation.mid_position_embeddings", "mid_position_embeddings"),  # YOLOS
     ("encoder.mid_position_embeddings", "mid_position_embeddings"),  # YOLOS' files
     (r"encoder\.layers?\.", "layers."),
+    (r"encoder\.embeddings\.", "embeddings."),  # V-JEPA 2
+    (r"encoder\.layernorm\.", "layernorm."),
     (r"^model\.layer\.", "layers."),  # DINOv3
     (r"^layer\.", "layers."),  # DINOv3's files
     (r"^norm\.", "layernorm."),  # DINOv3
+    ("attention.attention.q_bias", "attention.q_proj.bias"),  # VideoMAE's files
+    ("attention.attention.v_bias", "attention.v_proj.bias"),
     ("attention.attention.query", "attention.q_proj"),
     ("attention.attention.key", "attention.k_proj"),
     ("attention.attention.value", "attention.v_proj"),
     ("attention.output.dense", "attention.o_proj"),
+    ("attention.query", "attention.q_proj"),  # V-JEPA 2
+    ("attention.key", "attention.k_proj"),
+    ("attention.value", "attention.v_proj"),
+    (r"attention\.proj\.", "attention.o_proj."),
     ("self_attn.out_proj", "attention.o_proj"),  # CLIP and SigLIP
     ("self_attn.q_proj", "attention.q_proj"),
     ("self_attn.k_proj", "attention.k_proj"),

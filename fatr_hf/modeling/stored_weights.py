@@ -73,7 +73,7 @@ def stretch_mismatched(
     return others
 
 
-def position_grids(name: str, config: Any, arguments: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def position_grids(name: str, config: Any, arguments: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """The grids of patches of a checkpoint's configuration and of the one it is loaded with, where its patches fit."""
     fields, _ = config.get_config_dict(name, **{key: value for key, value in arguments.items() if key in LOCATION})
     dense = type(config).from_dict(fields, **UNREDUCED)

@@ -38,6 +38,10 @@ class EncoderSpec(NamedTuple):
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     """Share of the images for which a branch is left out in training."""
+    drop_path_rises: bool = False
+    """Whether that share rises from 0 in the first layer to ``drop_path`` in the last."""
+    rotates_neighbours: bool = False
+    """Whether rotary positions pair neighbouring channels; else channel ``c`` with ``c + head_dim / 2``."""
 
 
 class LayerPlan(NamedTuple):

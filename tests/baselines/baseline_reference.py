@@ -295,7 +295,7 @@ def encode_image(model, weights, hidden, rotary, reduce, sizes_count):
         if rotary is not None:
             shares = members[prefix:] / members[prefix:].sum(dim=1, keepdim=True)
             angles = [shares @ table for table in rotary]
-            query, key = rotated(query, angles), rotated(key, angles)
+            query, key = (rotated(each, angles, spec.rotates_neighbours) for each in (query, key))
         logits = query @ key.transpose(1, 2) * (spec.hidden_size // heads) ** -0.5
         if sizes_count:
             logits = logits + torch.tensor(sizes, dtype=torch.float64).log()

@@ -12,7 +12,18 @@ from baseline_reference import (
     reorganize,
     truncate,
 )
-from family_cases import BACKBONES, CLASSIFIERS, DETECTORS, ENCODERS, OTHERS, built, images, inputs_of, tensors_of
+from family_cases import (
+    BACKBONES,
+    CLASSIFIERS,
+    DETECTORS,
+    ENCODERS,
+    OTHERS,
+    built,
+    images,
+    inputs_of,
+    samples,
+    tensors_of,
+)
 from rounding import assert_rounded_alike
 
 import fatr_hf
@@ -24,6 +35,7 @@ from fatr_hf.modeling.reduction_config import UNREDUCED
 from fatr_hf.modeling.token_reduction import restore_tokens
 
 encoders = pytest.mark.parametrize("name", ENCODERS)
+WITHOUT_CLS = [name for name in ("ijepa", "siglip", "videomae", "videomae-normed", "vjepa2") if name in ENCODERS]
 MODELS = {
     **{f"encoder-{name}": build for name, build in ENCODERS.items()},
     **{f"classifier-{name}": build for name, build in CLASSIFIERS.items()},
@@ -42,7 +54,8 @@ def converted(build, **fields):
 @pytest.mark.parametrize("proportional", [True, False], ids=["proportional", "plain"])
 @torch.no_grad()
 def test_tome_is_the_references(name, proportional):
-    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    model = converted(ENCODERS[name], **UNREDUCED)
+    pixel_values = samples(model, 2)
     merges = [9, 0, 20, 5]
     rival = Rival.of(model, ToMe(merges, proportional_attention=proportional))
     states = rival(pixel_values, output_hidden_states=True).hidden_states
@@ -50,11 +63,12 @@ def test_tome_is_the_references(name, proportional):
     assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce, sizes_count=proportional))
 
 
-@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in ("ijepa", "siglip")])
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in WITHOUT_CLS])
 @pytest.mark.parametrize("fuse", [True, False], ids=["fuse", "drop"])
 @torch.no_grad()
 def test_evit_is_the_references(name, fuse):
-    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    model = converted(ENCODERS[name], **UNREDUCED)
+    pixel_values = samples(model, 2)
     rival = Rival.of(model, EViT([0, 2], [0.7, 0.5], fuse_inattentive=fuse))
     states = rival(pixel_values, output_hidden_states=True).hidden_states
     reduce = reorganize({0: (7, 10), 2: (1, 2)}, fuse, prefix=model.config.num_prefix_tokens)
@@ -65,7 +79,8 @@ def test_evit_is_the_references(name, fuse):
 @pytest.mark.parametrize("proportional", [True, False], ids=["proportional", "plain"])
 @torch.no_grad()
 def test_pitome_is_the_references(name, proportional):
-    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    model = converted(ENCODERS[name], **UNREDUCED)
+    pixel_values = samples(model, 2)
     method = PiToMe(0.8, proportional_attention=proportional)
     states = Rival.of(model, method)(pixel_values, output_hidden_states=True).hidden_states
     counts = [step.patches_out for step in method.plan(model.config)]
@@ -73,11 +88,12 @@ def test_pitome_is_the_references(name, proportional):
     assert_rounded_alike(states[-1], reference_states(model, pixel_values, reduce, sizes_count=proportional))
 
 
-@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in ("ijepa", "siglip")])
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in WITHOUT_CLS])
 @pytest.mark.parametrize("pruned", [0.0, 0.5, 1.0], ids="pruned{}".format)
 @torch.no_grad()
 def test_pruning_then_merging_is_the_references(name, pruned):
-    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    model = converted(ENCODERS[name], **UNREDUCED)
+    pixel_values = samples(model, 2)
     method = PruneMerge(0.6, pruned_share=pruned)
     states = Rival.of(model, method)(pixel_values, output_hidden_states=True).hidden_states
     steps = [
@@ -116,13 +132,14 @@ def test_zero_tprune_is_the_references(name):
 @encoders
 @torch.no_grad()
 def test_truncation_is_the_references(name):
-    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    model = converted(ENCODERS[name], **UNREDUCED)
+    pixel_values = samples(model, 2)
     tokens_out = [50, 50, 30, 8]
     states = Rival.of(model, Truncation(tokens_out))(pixel_values, output_hidden_states=True).hidden_states
     assert_rounded_alike(states[-1], reference_states(model, pixel_values, truncate(tokens_out)))
 
 
-@pytest.mark.parametrize("name", ["ijepa", "siglip"])
+@pytest.mark.parametrize("name", WITHOUT_CLS)
 def test_evit_needs_cls(name):
     model = converted(ENCODERS[name])
     assert rival_names(model.config) == ("unreduced", "random", "tome", "pitome", "pooling")
@@ -153,7 +170,8 @@ def test_rivals_run_fuse_save_and_cost_about_the_same(name, tmp_path):
             tolerance = torch.float32 if "dinov3" in name else torch.float64
             assert_rounded_alike(tensors_of(Rival.from_pretrained(tmp_path / rival_name)(**given)), outputs, tolerance)
         if rival_name != "unreduced":
-            assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.08)
+            # In a model this small the means of V-JEPA 2's rotary positions, which are counted too, weigh much.
+            assert count_macs(rival) == pytest.approx(count_macs(model), rel=0.2 if "vjepa2" in name else 0.08)
     assert_rounded_alike(tensors_of(model(**given)), before)
 
 

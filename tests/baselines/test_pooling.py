@@ -176,3 +176,29 @@ def test_pooled_grid_is_the_closest_of_four():
 def test_bad_fields_are_refused(vit, fields, message):
     with pytest.raises(ValueError, match=message):
         Pooling(**fields).plan(vit())
+
+
+def test_videos_are_pooled_along_three_axes():
+    grid, new_grid = (4, 5, 3), (2, 2, 2)
+    tokens = torch.randn(2, 1 + 60, 4, dtype=torch.float64)
+    reduced, layout = pool_tokens(tokens, grid, new_grid)
+    sources = token_sources(layout)
+    for image in range(2):
+        cube = tokens[image, 1:].unflatten(0, grid)
+        for number, place in enumerate(itertools.product(*map(range, new_grid))):
+            inside = [
+                slice(at * side // new, -(-(at + 1) * side // new))
+                for at, side, new in zip(place, grid, new_grid, strict=True)
+            ]
+            assert_rounded_alike(reduced[image, 1 + number], cube[tuple(inside)].flatten(0, 2).mean(dim=0))
+        places = torch.arange(60).unflatten(0, grid)
+        for place in itertools.product(*map(range, grid)):
+            at = [each * new // side for each, new, side in zip(place, new_grid, grid, strict=True)]
+            assert sources[image, places[place]] == 1 + at[0] * 4 + at[1] * 2 + at[2]
+
+
+def test_videos_shrink_alike_along_all_axes():
+    assert pooled_grid((8, 14, 14), 1) == (8, 14, 14)
+    assert pooled_grid((8, 14, 14), 0.125) == (4, 7, 7)
+    new = pooled_grid((8, 14, 14), 0.7)
+    assert abs(math.prod(new) - 0.7 * 8 * 14 * 14) < 60

@@ -31,9 +31,18 @@ from transformers import (
     SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEModel,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
+    VivitConfig,
+    VivitForVideoClassification,
+    VivitModel,
+    VJEPA2Config,
+    VJEPA2ForVideoClassification,
+    VJEPA2Model,
     YolosConfig,
     YolosForObjectDetection,
     YolosModel,
@@ -51,6 +60,7 @@ TEXT = {
     "eos_token_id": 2,
 }
 CLASSES = {"num_labels": 5}
+VIDEO = {**SMALL, "image_size": 32, "patch_size": 8, "num_frames": 8, "tubelet_size": 2}
 
 
 def dinov2(**fields):
@@ -77,6 +87,23 @@ def yolos(**fields):
     return YolosConfig(**{**TOWER, "image_size": [32, 32]}, num_detection_tokens=5, num_labels=3, **fields)
 
 
+def videomae(**fields):
+    return VideoMAEConfig(**{**TOWER, **VIDEO}, **CLASSES, **fields)
+
+
+def vivit():
+    sizes = {name: value for name, value in VIDEO.items() if name not in ("patch_size", "tubelet_size")}
+    return VivitConfig(**{**sizes, "tubelet_size": [2, 8, 8], "intermediate_size": 48}, **CLASSES)
+
+
+def vjepa2(**fields):
+    """With heads of 16 channels, of which four turn along each axis and four do not."""
+    own = {"crop_size": 32, "patch_size": 8, "frames_per_clip": 8, "mlp_ratio": 2, "num_pooler_layers": 2}
+    predictor = {"pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}
+    layers = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    return VJEPA2Config(**own, **layers, **predictor, **CLASSES, **fields)
+
+
 ENCODERS = {
     "vit": lambda: ViTModel(ViTConfig(**TOWER)),
     "deit": lambda: DeiTModel(DeiTConfig(**TOWER)),
@@ -89,6 +116,10 @@ ENCODERS = {
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**TOWER)),
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**TOWER)),
     "yolos": lambda: YolosModel(yolos()),
+    "videomae": lambda: VideoMAEModel(videomae()),
+    "videomae-normed": lambda: VideoMAEModel(videomae(use_mean_pooling=False, qv_bias=False)),
+    "vivit": lambda: VivitModel(vivit()),
+    "vjepa2": lambda: VJEPA2Model(vjepa2()),
 }
 
 CLASSIFIERS = {
@@ -100,7 +131,24 @@ CLASSIFIERS = {
     "dinov2-registers": lambda: Dinov2WithRegistersForImageClassification(registers()),
     "clip": lambda: CLIPForImageClassification(clip()),
     "siglip": lambda: SiglipForImageClassification(siglip()),
+    "videomae": lambda: VideoMAEForVideoClassification(videomae()),
+    "videomae-first-patch": lambda: VideoMAEForVideoClassification(videomae(use_mean_pooling=False)),
+    "vivit": lambda: VivitForVideoClassification(vivit()),
+    "vjepa2": lambda: VJEPA2ForVideoClassification(vjepa2()),
 }
+
+HAS_VIDEOMAE = hasattr(VideoMAEConfig(), "qv_bias")
+"""Whether stock's VideoMAE is that of the checkpoints: transformers 5.17 drops biases of theirs, and adds others."""
+
+if not HAS_VIDEOMAE:
+    for builders, name in ((ENCODERS, "videomae-normed"), (CLASSIFIERS, "videomae-first-patch")):
+        del builders["videomae"], builders[name]
+
+VIDEO_ENCODERS = tuple(name for name in ("videomae", "videomae-normed", "vivit", "vjepa2") if name in ENCODERS)
+VIDEO_CLASSIFIERS = tuple(
+    name for name in ("videomae", "videomae-first-patch", "vivit", "vjepa2") if name in CLASSIFIERS
+)
+IMAGE_ENCODERS = tuple(name for name in ENCODERS if name not in VIDEO_ENCODERS)
 
 BACKBONES = {
     "dinov2": lambda: Dinov2Backbone(dinov2(out_features=["stem", "stage2", "stage4"])),
@@ -150,9 +198,34 @@ def images(count=3, height=32, width=32):
     return torch.randn(count, 3, height, width, generator=generator, dtype=torch.float64)
 
 
+def takes_videos(model):
+    return hasattr(model.config, "tubelet_size")
+
+
+def fitting(model, reduction):
+    """A reduction whose windows 4 and 2 on a grid of 8 x 8 patches are others on the videos' 4 x 4 x 4."""
+    if not takes_videos(model) or reduction.get("dc_windows") != [4, 2]:
+        return reduction
+    return {**reduction, "dc_windows": [[2, 4, 2], [1, 2, 1]]}
+
+
+def samples(model, count=3):
+    """Images of the size that a model takes, or videos."""
+    if not takes_videos(model):
+        return images(count)
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 8, 3, 32, 32, generator=generator, dtype=torch.float64)
+
+
+def name_of_pixels(model):
+    return "pixel_values_videos" if model.main_input_name == "pixel_values_videos" else "pixel_values"
+
+
 def inputs_of(model, count=3):
     """Keyword arguments of a forward pass."""
-    given = {"pixel_values": images(count)}
+    given = {name_of_pixels(model): samples(model, count)}
+    if isinstance(model, VJEPA2Model):
+        given["skip_predictor"] = True
     if hasattr(model, "text_model"):
         given["input_ids"] = torch.arange(2 * 7).reshape(2, 7) % 80 + 3
     return given
@@ -160,7 +233,9 @@ def inputs_of(model, count=3):
 
 def tensors_of(outputs):
     """The tensors of a model's outputs that are not states of its layers."""
-    left_out = ("hidden_states", "attentions", "text_model_output", "vision_model_output", "token_sources")
+    # Stock's V-JEPA 2 gives its last hidden state twice.
+    left_out = ("masked_hidden_state", "hidden_states", "attentions")
+    left_out += ("text_model_output", "vision_model_output", "token_sources")
     found = {}
     for name, value in outputs.items():
         if name not in left_out and value is not None:

@@ -4,6 +4,8 @@ What a token is made of is carried along as the weights of the patches in it, re
 positions and read-outs follow from these, not from the layout that the package passes on.
 """
 
+import math
+
 import torch
 from reference import (
     Weights,
@@ -24,7 +26,7 @@ def linear(weights, name, tokens):
     return product if bias is None else product + bias
 
 
-def rotated(tokens, angles):
+def rotated(tokens, angles, neighbours=False):
     """Tokens (heads, N, head_dim) turned by the mean cosines and sines of their patches; prefix tokens have none."""
     cosines, sines = angles
     half = tokens.shape[2] // 2
@@ -34,6 +36,9 @@ def rotated(tokens, angles):
         token = tokens[:, place]
         if place >= prefix:
             crossed = torch.cat([-token[:, half:], token[:, :half]], dim=1)
+            if neighbours:
+                for channel in range(0, 2 * half, 2):
+                    crossed[:, channel], crossed[:, channel + 1] = -token[:, channel + 1], token[:, channel]
             token = token * cosines[place - prefix] + crossed * sines[place - prefix]
         turned.append(token)
     return torch.stack(turned, dim=1)
@@ -52,7 +57,7 @@ def added_behind(layer, config, weights, members):
 def encode_image(model, weights, hidden, rotary, steps, grid):
     """What leaves the last layer (tokens, hidden), and the weights of the patches in every token (tokens, patches)."""
     config, spec = model.config, model.config.encoder_spec
-    prefix, patches = config.num_prefix_tokens, grid[0] * grid[1]
+    prefix, patches = config.num_prefix_tokens, math.prod(grid)
     heads, scaling = spec.num_heads, (spec.hidden_size // spec.num_heads) ** -0.5
     members = torch.cat([torch.zeros(prefix, patches), torch.eye(patches)]).double()
     positions, counts, windows, reached = list(range(patches)), [], 0, False
@@ -66,7 +71,7 @@ def encode_image(model, weights, hidden, rotary, steps, grid):
         keys = key.mean(dim=0)
         if rotary is not None:
             angles = [members[prefix:] @ table for table in rotary]
-            query, key = rotated(query, angles), rotated(key, angles)
+            query, key = (rotated(each, angles, spec.rotates_neighbours) for each in (query, key))
         maps = attention_maps(query, key, scaling, sizes if joins else counts, config.size_exponent)
         omegas = [weights.get(f"{name}.attention.{omega}") if reached else None for omega in ("omega1", "omega2")]
         omega1, omega2 = (torch.zeros(heads) if omega is None else omega for omega in omegas)
@@ -101,6 +106,13 @@ def encode_image(model, weights, hidden, rotary, steps, grid):
     return hidden, members
 
 
+def grid_of(model, pixel_values):
+    """Patches along each axis of images, or of videos of the test models."""
+    *frames, height, width = (*pixel_values.shape[1:-3], *pixel_values.shape[-2:])
+    side = getattr(model.config, "patch_size", 8)
+    return (*(count // 2 for count in frames), height // side, width // side)
+
+
 @torch.no_grad()
 def reference_encode(model, pixel_values):
     """``encode_image`` for every image of a batch, of a FATR encoder in float64."""
@@ -109,7 +121,7 @@ def reference_encode(model, pixel_values):
     ratios, windows = (
         value if isinstance(value, list) else [value] * count for value in (config.keep_ratio, config.dc_windows)
     )
-    grid = tuple(size // config.patch_size for size in pixel_values.shape[2:])
+    grid = grid_of(model, pixel_values)
     steps = plan(grid, config.reduction_layers, ratios, windows, prefix=config.num_prefix_tokens)
     embedded, rotary, weights = model.embed(pixel_values), model.rotary(pixel_values), Weights(model)
     results = [encode_image(model, weights, image, rotary, steps, grid) for image in embedded]

@@ -4,16 +4,21 @@ import threading
 
 import pytest
 import torch
+import transformers
 from family_cases import (
     BACKBONES,
     CLASSIFIERS,
     DETECTORS,
     ENCODERS,
+    IMAGE_ENCODERS,
     KINDS,
     TEXT,
+    VIDEO_ENCODERS,
     built,
+    fitting,
     images,
     inputs_of,
+    samples,
     tensors_of,
     tower_of,
 )
@@ -37,6 +42,12 @@ REDUCTIONS = {
     "energy": {**REDUCTION, "selection": "high_frequency_energy"},
 }
 
+PATCH_READERS = [
+    name
+    for name in ("ijepa", "dinov2", "dinov2-registers", "clip", "siglip", "videomae", "vjepa2")
+    if name in CLASSIFIERS
+]
+
 folds = pytest.mark.parametrize("reduction", [REDUCTION, SIMILAR], ids=["windows", "similar"])
 kinds = pytest.mark.parametrize("kind", KINDS)
 encoders = pytest.mark.parametrize("name", ENCODERS)
@@ -45,7 +56,8 @@ encoders = pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
 def converted(name, builders=ENCODERS, **reduction):
     """A FATR model whose own parameters are not zero."""
-    model = fatr_hf.convert(built(builders[name]), **(reduction or {"preset": "paper"}))
+    stock = built(builders[name])
+    model = fatr_hf.convert(stock, **(fitting(stock, reduction) or {"preset": "paper"}))
     generator = torch.Generator().manual_seed(2)
     for key, parameter in model.named_parameters():
         if "omega" in key or "dc_position" in key:
@@ -84,7 +96,7 @@ def test_stock_checkpoints_load_under_old_and_new_names(kind, shards, tmp_path):
 @torch.no_grad()
 def test_a_saved_model_comes_back(kind, tmp_path):
     stock = built(KINDS[kind])
-    model = fatr_hf.convert(stock, **REDUCTION)
+    model = fatr_hf.convert(stock, **fitting(stock, REDUCTION))
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).double().eval()
     assert_rounded_alike(
@@ -98,9 +110,8 @@ def test_a_checkpoint_with_a_weight_of_another_name_is_refused(kind, tmp_path):
     stock = built(KINDS[kind])
     target = type(fatr_hf.convert(stock))
     weights = stock.state_dict()
-    name = next(
-        name for name in weights if name.endswith(("fc1.weight", "up_proj.weight", "intermediate.dense.weight"))
-    )
+    kinds_of_weight = ("fc1.weight", "up_proj.weight", "intermediate.dense.weight")
+    name = next(name for name in weights if name.endswith(kinds_of_weight))
     name = name.replace("text_model", "vision_model")
     weights[name.replace("weight", "wait")] = weights.pop(name)
     stock.save_pretrained(tmp_path, state_dict=weights, save_original_format=False)
@@ -112,18 +123,20 @@ def test_a_checkpoint_with_a_weight_of_another_name_is_refused(kind, tmp_path):
 @pytest.mark.parametrize("reduction", REDUCTIONS.values(), ids=REDUCTIONS.keys())
 @torch.no_grad()
 def test_reduced_it_is_the_method(name, reduction):
-    model, pixel_values = converted(name, **reduction), images(2)
+    model = converted(name, **reduction)
+    pixel_values = samples(model, 2)
     expected, _ = reference_encode(model, pixel_values)
     found = model(pixel_values, output_hidden_states=True)
     assert found.hidden_states[-1].shape == expected.shape
     assert_rounded_alike(found.hidden_states[-1], expected)
 
 
-@pytest.mark.parametrize("name", ["ijepa", "dinov2", "dinov2-registers", "clip", "siglip"])
+@pytest.mark.parametrize("name", PATCH_READERS)
 @folds
 @torch.no_grad()
 def test_means_are_those_of_the_restored_grid(name, reduction):
-    model, pixel_values = converted(name, CLASSIFIERS, **reduction), images(2)
+    model = converted(name, CLASSIFIERS, **reduction)
+    pixel_values = samples(model, 2)
     encoder = model.base_model
     outputs = encoder(pixel_values, output_token_sources=True)
     prefix = outputs.last_hidden_state[:, : model.config.num_prefix_tokens]
@@ -135,7 +148,8 @@ def test_means_are_those_of_the_restored_grid(name, reduction):
 @folds
 @torch.no_grad()
 def test_pooling_by_attention_is_that_of_the_restored_grid(reduction):
-    model, pixel_values = converted("siglip", **reduction), images(2)
+    model = converted("siglip", **reduction)
+    pixel_values = samples(model, 2)
     outputs = model(pixel_values, output_token_sources=True)
     dense = fatr_hf.restore_tokens(outputs.last_hidden_state, outputs.token_sources[-1])
     assert_rounded_alike(outputs.pooler_output, model.head(dense))
@@ -144,7 +158,8 @@ def test_pooling_by_attention_is_that_of_the_restored_grid(reduction):
 @encoders
 @folds
 def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(name, reduction):
-    model, pixel_values = converted(name, **reduction).train(), images(2)
+    model = converted(name, **reduction).train()
+    pixel_values = samples(model, 2)
     gradients = []
     for checkpointed in (False, True):
         if checkpointed:
@@ -166,7 +181,8 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(name, re
 @folds
 @torch.no_grad()
 def test_a_fused_copy_computes_the_same(name, attention, reduction):
-    model, pixel_values = converted(name, **reduction), images(2)
+    model = converted(name, **reduction)
+    pixel_values = samples(model, 2)
     model.set_attn_implementation(attention)
     dtype = {"sdpa": torch.float64, "eager": torch.float64}[attention]
     fused = model.fuse()
@@ -176,7 +192,8 @@ def test_a_fused_copy_computes_the_same(name, attention, reduction):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @torch.no_grad()
 def test_a_fused_classifier_gives_the_same_logits(name):
-    model, pixel_values = converted(name, CLASSIFIERS, **REDUCTION), images(2)
+    model = converted(name, CLASSIFIERS, **REDUCTION)
+    pixel_values = samples(model, 2)
     fused, lengths = model.fuse(), []
     fused.base_model.layers[-1].mlp.register_forward_hook(lambda module, given, output: lengths.append(output.shape[1]))
     assert_rounded_alike(fused(pixel_values).logits, model(pixel_values).logits)
@@ -199,11 +216,12 @@ def test_a_fused_detector_gives_the_same(name):
     assert lengths == [6, model.config.plan()[-1].tokens_out]
 
 
-@pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated", "yolos"])
+@pytest.mark.parametrize("name", ["dinov3", "siglip", "dinov2-gated", "yolos", *VIDEO_ENCODERS])
 @folds
 @torch.no_grad()
 def test_it_compiles_whole(name, reduction):
-    model, pixel_values = converted(name, **reduction), images(2)
+    model = converted(name, **reduction)
+    pixel_values = samples(model, 2)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_rounded_alike(compiled(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
 
@@ -215,16 +233,16 @@ def test_it_exports_with_a_dynamic_batch(name, reduction):
     model = converted(name, **reduction)
     program = torch.export.export(
         model,
-        (images(3),),
-        dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}},
+        (samples(model),),
+        dynamic_shapes={model.main_input_name: {0: torch.export.Dim("batch", min=1, max=64)}},
         strict=False,
     )
     for count in (1, 5):
-        found = program.module()(images(count))
-        assert_rounded_alike(found["last_hidden_state"], model(images(count)).last_hidden_state)
+        found = program.module()(samples(model, count))
+        assert_rounded_alike(found["last_hidden_state"], model(samples(model, count)).last_hidden_state)
 
 
-@encoders
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
 @torch.no_grad()
 def test_pixels_beyond_the_last_patch_and_other_sizes(name):
     stock = built(ENCODERS[name])
@@ -300,7 +318,8 @@ def test_what_is_no_family_is_refused_by_its_name():
 @encoders
 @torch.no_grad()
 def test_a_plan_is_of_one_call(name):
-    model, pixel_values = converted(name, keep_ratio=0.7), images(2)
+    model = converted(name, keep_ratio=0.7)
+    pixel_values = samples(model, 2)
     own = model(pixel_values).last_hidden_state
     unreduced = model.config.plan(reduce=False)
     with model.reduction(False):
@@ -334,7 +353,8 @@ def test_weights_are_shared_and_stay_frozen():
 
 
 def test_plans_of_other_models_and_sizes_are_refused():
-    model, pixel_values = converted("vit"), images(2)
+    model = converted("vit")
+    pixel_values = samples(model, 2)
     with pytest.raises(ValueError, match="begins with 1 prefix tokens and 144 patches"):
         model(pixel_values, plan=model.config.plan(48))
     with pytest.raises(ValueError, match="begins with 2 prefix tokens"):
@@ -355,7 +375,7 @@ def test_plans_of_other_models_and_sizes_are_refused():
 def test_masks_and_unknown_selections_are_refused(name):
     model = converted(name)
     with pytest.raises(ValueError, match="attention_mask is not supported"):
-        model(images(2), attention_mask=torch.ones(2, 65))
+        model(samples(model, 2), attention_mask=torch.ones(2, 65))
     if name in BACKBONES:
         with pytest.raises(ValueError, match="attention_mask is not supported"):
             converted(name, BACKBONES)(images(2), attention_mask=torch.ones(2, 65))
@@ -375,13 +395,7 @@ def test_a_folder_of_the_first_version_loads(request):
 
 
 def test_families_are_registered_with_every_auto_class():
-    from transformers import (
-        AutoBackbone,
-        AutoConfig,
-        AutoModel,
-        AutoModelForImageClassification,
-        AutoModelForObjectDetection,
-    )
+    from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForObjectDetection
 
     for family in FAMILIES:
         config = family.config()
@@ -392,10 +406,11 @@ def test_families_are_registered_with_every_auto_class():
         with torch.device("meta"):
             assert type(AutoModel.from_config(config)) is family.model
             if family.classifier is not None:
-                assert type(AutoModelForImageClassification.from_config(config)) is family.classifier
+                auto_class = getattr(transformers, family.classifier._auto_class)
+                assert type(auto_class.from_config(config)) is family.classifier
             if family.second_classifier is not None:
                 config.architectures = [family.second_classifier.__name__]
-                assert type(AutoModelForImageClassification.from_config(config)) is family.second_classifier
+                assert type(auto_class.from_config(config)) is family.second_classifier
             if family.backbone is not None:
                 assert type(AutoBackbone.from_config(config)) is family.backbone
             if family.detector is not None:

@@ -7,7 +7,7 @@ import torch
 from rounding import assert_rounded_alike
 from torch import nn
 
-from fatr_hf.modeling.patch_embedding import PatchProjection, use_products
+from fatr_hf.modeling.patch_embedding import PatchProjection, TubeletProjection, use_products
 
 SHAPES = {"whole": (24, 32), "with-a-rest": (27, 39)}
 
@@ -26,6 +26,23 @@ def test_the_product_is_the_convolution(patch_size, shape, bias, dtype):
     pixel_values = torch.randn(3, 3, *shape, dtype=dtype)
     expected = copy.deepcopy(plain).double()(pixel_values.double())
     errors = [(each(pixel_values).double() - expected).abs().max() for each in (product, plain)]
+    assert product(pixel_values).shape == expected.shape
+    assert errors[0] <= 2 * errors[1] + 1e-12
+
+
+@pytest.mark.parametrize("shape", [(4, 24, 32), (5, 27, 39)], ids=["whole", "with-a-rest"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_the_product_is_the_convolution_of_videos(shape, dtype):
+    torch.manual_seed(0)
+    plain = nn.Conv3d(3, 32, (2, 4, 8), (2, 4, 8), dtype=dtype)
+    embeddings = nn.ModuleDict({"plain": copy.deepcopy(plain)})
+    use_products(embeddings)
+    product = embeddings["plain"]
+    assert type(product) is TubeletProjection
+    product.load_state_dict(plain.state_dict())
+    pixel_values = torch.randn(3, 3, *shape, dtype=dtype)
+    expected = copy.deepcopy(plain).double()(pixel_values.double())
+    errors = [(each.to(dtype)(pixel_values).double() - expected).abs().max() for each in (product, plain)]
     assert product(pixel_values).shape == expected.shape
     assert errors[0] <= 2 * errors[1] + 1e-12
 

@@ -7,7 +7,17 @@ import sys
 
 import pytest
 import torch
-from family_cases import BACKBONES, CLASSIFIERS, DETECTORS, ENCODERS, OTHERS, built, images
+from family_cases import (
+    BACKBONES,
+    CLASSIFIERS,
+    DETECTORS,
+    ENCODERS,
+    OTHERS,
+    VIDEO_CLASSIFIERS,
+    built,
+    name_of_pixels,
+    samples,
+)
 from rounding import assert_rounded_alike
 from transformers import ViTImageProcessor, YolosImageProcessor
 
@@ -23,8 +33,6 @@ import transformers
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 root, results = Path(sys.argv[1]), {}
-generator = torch.Generator().manual_seed(1)
-pixel_values = torch.randn(3, 3, 32, 32, generator=generator, dtype=torch.float64)
 with torch.no_grad():
     for folder in sorted(root.iterdir()):
         auto = getattr(transformers, (folder / "auto").read_text())
@@ -32,7 +40,10 @@ with torch.no_grad():
             where = json.loads((folder / "config.json").read_text())["auto_map"]["AutoBackbone"]
             auto = get_class_from_dynamic_module(where, str(folder))
         model = auto.from_pretrained(str(folder), trust_remote_code=True).double().eval()
-        arguments = {"pixel_values": pixel_values}
+        shape = (3, 8, 3, 32, 32) if hasattr(model.config, "tubelet_size") else (3, 3, 32, 32)
+        pixel_values = torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        named = model.main_input_name == "pixel_values_videos"
+        arguments = {"pixel_values_videos" if named else "pixel_values": pixel_values}
         if hasattr(model, "text_model"):
             arguments["input_ids"] = torch.arange(14).reshape(2, 7) % 80 + 3
         output = model(**arguments)
@@ -58,7 +69,10 @@ print(json.dumps(results))
 
 FOLDERS = {
     **{f"encoder-{name}": ("AutoModel", build) for name, build in ENCODERS.items()},
-    **{f"classifier-{name}": ("AutoModelForImageClassification", build) for name, build in CLASSIFIERS.items()},
+    **{
+        f"classifier-{name}": (f"AutoModelFor{'Video' if name in VIDEO_CLASSIFIERS else 'Image'}Classification", build)
+        for name, build in CLASSIFIERS.items()
+    },
     **{f"backbone-{name}": ("AutoBackbone", build) for name, build in BACKBONES.items() if "-" not in name},
     **{f"detector-{name}": ("AutoModelForObjectDetection", build) for name, build in DETECTORS.items()},
     "whole-clip": ("AutoModelForZeroShotImageClassification", OTHERS["clip-whole"]),
@@ -91,7 +105,7 @@ def test_every_family_loads_without_the_package(folders, tmp_path):
     results = json.loads(finished.stdout.splitlines()[-1])
     assert results.keys() == models.keys()
     for name, model in models.items():
-        arguments = {"pixel_values": images()}
+        arguments = {name_of_pixels(model): samples(model)}
         if hasattr(model, "text_model"):
             arguments["input_ids"] = torch.arange(14).reshape(2, 7) % 80 + 3
         output = model(**arguments)

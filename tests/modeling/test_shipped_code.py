@@ -40,6 +40,9 @@ MODULES = re.findall(
     transformers.models.owlv2.modeling_owlv2 transformers.models.owlvit.modeling_owlvit
     transformers.models.vitpose.modeling_vitpose
     transformers.models.vitpose_backbone.modeling_vitpose_backbone transformers.models.yolos.modeling_yolos
+    transformers.models.siglip.modeling_siglip transformers.models.videomae.modeling_videomae
+    transformers.models.vit.modeling_vit transformers.models.vivit.modeling_vivit
+    transformers.models.vjepa2.modeling_vjepa2 transformers.utils
     transformers.backbone_utils
     transformers.utils.generic transformers.utils.output_capturing
     huggingface_hub huggingface_hub.dataclasses huggingface_hub.errors

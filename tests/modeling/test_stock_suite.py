@@ -31,7 +31,15 @@ SKIPPED = {
     "test_model_weights_reload_no_missing_tied_weights": "a checkpoint without the model's weights is refused",
 }
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 4}
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {**LAYERS, "image_size": 32, "patch_size": 4}
+CLIP = {"num_frames": 8, "image_size": 32, "intermediate_size": 37}
+VIDEOS = {
+    "fatr_videomae": {**CLIP, "patch_size": 8},
+    "fatr_vivit": {**CLIP, "tubelet_size": [2, 8, 8]},
+    "fatr_vjepa2": {"frames_per_clip": 8, "crop_size": 32, "patch_size": 8, "mlp_ratio": 2, "num_pooler_layers": 1},
+}
+"""Fields of the models of videos, whose grid is 4 x 4 x 4."""
 REDUCTION = {"reduction_layers": [1], "keep_ratio": 0.5, "dc_windows": 2}
 
 
@@ -60,17 +68,20 @@ class Tester:
 
     def __init__(self, family, **reduction):
         self.family, self.reduction = family, reduction
-        self.seq_length = self.get_config().num_prefix_tokens + 64
+        self.seq_length = self.get_config().num_prefix_tokens + 64  # patches, of images and of videos
 
     def get_config(self):
         config_class = self.family.config
+        if config_class.model_type in VIDEOS:
+            return config_class(**LAYERS, **VIDEOS[config_class.model_type], **REDUCTION, **self.reduction)
         own = {"mlp_ratio": 2} if "dinov2" in config_class.model_type else {"intermediate_size": 37}
         if hasattr(config_class, "num_register_tokens"):
             own["num_register_tokens"] = 2
         return config_class(**SMALL, **own, **REDUCTION, **self.reduction)
 
     def prepare_config_and_inputs_for_common(self):
-        return self.get_config(), {"pixel_values": torch.randn(3, 3, 32, 32)}
+        config = self.get_config()
+        return config, {self.family.model.main_input_name: torch.randn(3, *config.input_shape())}
 
 
 def skipping(reason):
@@ -96,11 +107,13 @@ for family in (each for each in FAMILIES if each.classifier is not None):
     classifiers = tuple(each for each in (family.classifier, family.second_classifier) if each is not None)
     # What the tests go by to tell encoders, which have no loss, from classifiers.
     modeling_auto.MODEL_MAPPING_NAMES[family.config.model_type] = family.model.__name__
-    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[family.config.model_type] = tuple(
-        each.__name__ for each in classifiers
-    )
+    takes_videos = family.config.model_type in VIDEOS
+    kind = "VIDEO" if takes_videos else "IMAGE"
+    names = tuple(each.__name__ for each in classifiers)
+    known = getattr(modeling_auto, f"MODEL_FOR_{kind}_CLASSIFICATION_MAPPING_NAMES")
+    known[family.config.model_type] = names[0] if takes_videos else names
     # Mask tokens of DINO, the norm of CLIP's CLS and SigLIP's pooling are no part of what their classifiers compute.
-    uses_all = family.config.model_type in ("fatr_vit", "fatr_deit", "fatr_ijepa")
+    uses_all = takes_videos or family.config.model_type in ("fatr_vit", "fatr_deit", "fatr_ijepa")
     case = family_case(
         models.ModelTesterMixin,
         family,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...baselines.arguments import check_fatr
+from ...baselines.arguments import check_fatr, check_takes_images
 from ...baselines.matched import build_rival
 from ...modeling.reduction_config import REDUCTION_FIELDS
 from ...modeling.reduction_model import ReductionModel
@@ -109,13 +109,14 @@ class RunningDiagnosis:
     def finish(self) -> Diagnosis:
         """The diagnosis of all images so far."""
         config = self.model.config
+        rows, columns = config.patch_grid()
         found = [(name, layer, each) for (name, layer), each in self.moments.items() if each.number]
         local = local_schedule(config)
         schedules = {"unreduced": Schedule(), "reduced": Schedule.of(config), "local": local}
         images = self.analyses["reduced"].images
         return Diagnosis(
             images=images,
-            grid=config.patch_grid(),
+            grid=(rows, columns),
             depth=config.num_hidden_layers,
             reduction={name: getattr(config, name) for name in REDUCTION_FIELDS},
             local_reduction=None if local is None else local.fields,
@@ -130,6 +131,7 @@ class RunningDiagnosis:
 def check_maps(model: ReductionModel) -> None:
     """Raises a ValueError for what is no FATR model that can be traced, or whose attention makes no maps."""
     check_fatr(model, "diagnosed")
+    check_takes_images(model.config, "diagnosed")
     check_traceable(model)
     if model.config._attn_implementation != "eager":
         raise ValueError(

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-from ...modeling.reduction_config import ReductionConfig, preset_fields
+from ...modeling.presets import preset_fields
+from ...modeling.reduction_config import ReductionConfig
 from ..outputs import model_output
 from ..schedule import Schedule
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from itertools import pairwise, product
 
-from ...modeling.reduction_config import ReductionConfig, preset_fields
+from ...modeling.presets import preset_fields
+from ...modeling.reduction_config import ReductionConfig
 from ..schedule import Schedule
 
 PAPER_DEPTH = 12

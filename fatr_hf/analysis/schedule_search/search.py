@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...baselines.arguments import check_fatr, check_integer, check_kind
+from ...baselines.arguments import check_fatr, check_integer, check_kind, check_takes_images
 from ...modeling.reduction_config import REDUCTION_FIELDS, ReductionConfig
 from ...modeling.reduction_model import ReductionModel
 from ..schedule import Schedule
@@ -125,6 +125,7 @@ def search_schedules(
 def check_choices(model: ReductionModel, objective: str, quality: str | None) -> None:
     """Raises a ValueError for an unknown choice, or a model that cannot be searched."""
     check_fatr(model, "searched")
+    check_takes_images(model.config, "searched")
     check_traceable(model)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r} must be one of {', '.join(OBJECTIVES)}.")
