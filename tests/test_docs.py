@@ -149,7 +149,7 @@ CLAIMS = {
         "depth.size == (56, 42)",
         "patches.shape == (1, 64, 24)",
     ],
-    "detection.md": ["found['boxes'].shape == (100, 4)"],
+    "detection.md": ["found['boxes'].shape == (100, 4)", "heatmaps.shape == (1, 17, 64, 48)"],
     "diagnosis.md": ["diagnosis.images == 4"],
     "families.md": [
         "type(reduced).__name__ == 'FATRDinov2Model'",

@@ -112,6 +112,8 @@ def dense_sequence(hidden_states: Tensor, layout: TokenLayout) -> Tensor:
 
     A patch gets the token that stands for it, and its residual where the layout keeps one.
     """
+    if not layout.is_reduced:
+        return hidden_states
     patches = restore_tokens(hidden_states, token_sources(layout))
     if layout.residual is not None:
         patches = patches + layout.residual
