@@ -107,7 +107,8 @@ def test_pruning_then_merging_is_the_references(name, pruned):
 @pytest.mark.parametrize("proportional", [True, False], ids=["proportional", "plain"])
 @torch.no_grad()
 def test_mctf_is_the_references(name, proportional):
-    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    model = converted(ENCODERS[name], **UNREDUCED)
+    pixel_values = samples(model, 2)
     merges = [9, 0, 20, 1]
     # Attention and size count for more than by default, so that they decide who merges.
     method = MCTF(merges, temperatures=(1, 3, 5), proportional_attention=proportional)
@@ -121,7 +122,8 @@ def test_mctf_is_the_references(name, proportional):
 @encoders
 @torch.no_grad()
 def test_zero_tprune_is_the_references(name):
-    model, pixel_values = converted(ENCODERS[name], **UNREDUCED), images(2)
+    model = converted(ENCODERS[name], **UNREDUCED)
+    pixel_values = samples(model, 2)
     method = ZeroTPrune([0, 1, 3], [0.7, 0.8, 0.5], steps=(7, 3, 1))
     states = Rival.of(model, method)(pixel_values, output_hidden_states=True).hidden_states
     # Of 64 patches 44, 35 and 17 are kept.
