@@ -14,7 +14,11 @@ from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithReg
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_dpt import FATRDPTConfig
 from .modeling.configuration_fatr_gemma3 import FATRGemma3Config
+from .modeling.configuration_fatr_idefics3 import FATRIdefics3Config
+from .modeling.configuration_fatr_idefics3_vision import FATRIdefics3VisionConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
+from .modeling.configuration_fatr_internvl import FATRInternVLConfig
+from .modeling.configuration_fatr_internvl_vision import FATRInternVLVisionConfig
 from .modeling.configuration_fatr_llava import FATRLlavaConfig
 from .modeling.configuration_fatr_llava_onevision import FATRLlavaOnevisionConfig
 from .modeling.configuration_fatr_owlv2 import FATROwlv2Config
@@ -24,6 +28,8 @@ from .modeling.configuration_fatr_owlvit_vision_model import FATROwlViTVisionCon
 from .modeling.configuration_fatr_paligemma import FATRPaliGemmaConfig
 from .modeling.configuration_fatr_siglip import FATRSiglipConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
+from .modeling.configuration_fatr_smolvlm import FATRSmolVLMConfig
+from .modeling.configuration_fatr_smolvlm_vision import FATRSmolVLMVisionConfig
 from .modeling.configuration_fatr_upernet import FATRUperNetConfig
 from .modeling.configuration_fatr_videomae import FATRVideoMAEConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
@@ -58,7 +64,11 @@ from .modeling.modeling_fatr_dinov3_vit import (
 )
 from .modeling.modeling_fatr_dpt import FATRDPTForDepthEstimation
 from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
+from .modeling.modeling_fatr_idefics3 import FATRIdefics3ForConditionalGeneration
+from .modeling.modeling_fatr_idefics3_vision import FATRIdefics3VisionTransformer
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
+from .modeling.modeling_fatr_internvl import FATRInternVLForConditionalGeneration
+from .modeling.modeling_fatr_internvl_vision import FATRInternVLVisionModel
 from .modeling.modeling_fatr_llava import FATRLlavaForConditionalGeneration
 from .modeling.modeling_fatr_llava_onevision import FATRLlavaOnevisionForConditionalGeneration
 from .modeling.modeling_fatr_owlv2 import FATROwlv2ForObjectDetection, FATROwlv2Model
@@ -68,6 +78,8 @@ from .modeling.modeling_fatr_owlvit_vision_model import FATROwlViTVisionModel
 from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGeneration
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
+from .modeling.modeling_fatr_smolvlm import FATRSmolVLMForConditionalGeneration
+from .modeling.modeling_fatr_smolvlm_vision import FATRSmolVLMVisionTransformer
 from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
 from .modeling.modeling_fatr_videomae import FATRVideoMAEForVideoClassification, FATRVideoMAEModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
@@ -114,6 +126,14 @@ __all__ = [
     "FATRIJepaConfig",
     "FATRIJepaForImageClassification",
     "FATRIJepaModel",
+    "FATRIdefics3Config",
+    "FATRIdefics3ForConditionalGeneration",
+    "FATRIdefics3VisionConfig",
+    "FATRIdefics3VisionTransformer",
+    "FATRInternVLConfig",
+    "FATRInternVLForConditionalGeneration",
+    "FATRInternVLVisionConfig",
+    "FATRInternVLVisionModel",
     "FATRLlavaConfig",
     "FATRLlavaForConditionalGeneration",
     "FATRLlavaOnevisionConfig",
@@ -135,6 +155,10 @@ __all__ = [
     "FATRSiglipModel",
     "FATRSiglipVisionConfig",
     "FATRSiglipVisionModel",
+    "FATRSmolVLMConfig",
+    "FATRSmolVLMForConditionalGeneration",
+    "FATRSmolVLMVisionConfig",
+    "FATRSmolVLMVisionTransformer",
     "FATRUperNetConfig",
     "FATRUperNetForSemanticSegmentation",
     "FATRVJEPA2Config",

@@ -11,10 +11,13 @@ from .modeling.configuration_fatr_deit import FATRDeiTConfig
 from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
+from .modeling.configuration_fatr_idefics3_vision import FATRIdefics3VisionConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
+from .modeling.configuration_fatr_internvl_vision import FATRInternVLVisionConfig
 from .modeling.configuration_fatr_owlv2_vision_model import FATROwlv2VisionConfig
 from .modeling.configuration_fatr_owlvit_vision_model import FATROwlViTVisionConfig
 from .modeling.configuration_fatr_siglip_vision_model import FATRSiglipVisionConfig
+from .modeling.configuration_fatr_smolvlm_vision import FATRSmolVLMVisionConfig
 from .modeling.configuration_fatr_videomae import FATRVideoMAEConfig
 from .modeling.configuration_fatr_vit import FATRViTConfig
 from .modeling.configuration_fatr_vitpose_backbone import FATRVitPoseBackboneConfig
@@ -42,7 +45,11 @@ from .modeling.modeling_fatr_dinov3_vit import (
 )
 from .modeling.modeling_fatr_dpt import FATRDPTForDepthEstimation
 from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
+from .modeling.modeling_fatr_idefics3 import FATRIdefics3ForConditionalGeneration
+from .modeling.modeling_fatr_idefics3_vision import FATRIdefics3VisionTransformer
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
+from .modeling.modeling_fatr_internvl import FATRInternVLForConditionalGeneration
+from .modeling.modeling_fatr_internvl_vision import FATRInternVLVisionModel
 from .modeling.modeling_fatr_llava import FATRLlavaForConditionalGeneration
 from .modeling.modeling_fatr_llava_onevision import FATRLlavaOnevisionForConditionalGeneration
 from .modeling.modeling_fatr_owlv2 import FATROwlv2ForObjectDetection, FATROwlv2Model
@@ -52,6 +59,8 @@ from .modeling.modeling_fatr_owlvit_vision_model import FATROwlViTVisionModel
 from .modeling.modeling_fatr_paligemma import FATRPaliGemmaForConditionalGeneration
 from .modeling.modeling_fatr_siglip import FATRSiglipModel
 from .modeling.modeling_fatr_siglip_vision_model import FATRSiglipForImageClassification, FATRSiglipVisionModel
+from .modeling.modeling_fatr_smolvlm import FATRSmolVLMForConditionalGeneration
+from .modeling.modeling_fatr_smolvlm_vision import FATRSmolVLMVisionTransformer
 from .modeling.modeling_fatr_upernet import FATRUperNetForSemanticSegmentation
 from .modeling.modeling_fatr_videomae import FATRVideoMAEForVideoClassification, FATRVideoMAEModel
 from .modeling.modeling_fatr_vit import FATRViTForImageClassification, FATRViTModel
@@ -94,6 +103,9 @@ FAMILIES = (
     Family(FATRCLIPVisionConfig, FATRCLIPVisionModel, FATRCLIPForImageClassification),
     Family(FATRSiglipVisionConfig, FATRSiglipVisionModel, FATRSiglipForImageClassification),
     Family(FATRIJepaConfig, FATRIJepaModel, FATRIJepaForImageClassification),
+    Family(FATRInternVLVisionConfig, FATRInternVLVisionModel),
+    Family(FATRIdefics3VisionConfig, FATRIdefics3VisionTransformer),
+    Family(FATRSmolVLMVisionConfig, FATRSmolVLMVisionTransformer),
     Family(FATROwlViTVisionConfig, FATROwlViTVisionModel),
     Family(FATROwlv2VisionConfig, FATROwlv2VisionModel),
     Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
@@ -115,6 +127,9 @@ COMPOSITES = (
     FATRLlavaOnevisionForConditionalGeneration,
     FATRPaliGemmaForConditionalGeneration,
     FATRGemma3ForConditionalGeneration,
+    FATRInternVLForConditionalGeneration,
+    FATRIdefics3ForConditionalGeneration,
+    FATRSmolVLMForConditionalGeneration,
     FATROwlViTModel,
     FATROwlViTForObjectDetection,
     FATROwlv2Model,

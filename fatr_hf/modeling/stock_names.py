@@ -25,6 +25,9 @@ RENAMINGS = (
     ("attention.key", "attention.k_proj"),
     ("attention.value", "attention.v_proj"),
     (r"attention\.proj\.", "attention.o_proj."),
+    ("attention.projection_layer", "attention.o_proj"),  # InternVL
+    (r"\.lambda_1", ".layer_scale1.lambda1"),
+    (r"\.lambda_2", ".layer_scale2.lambda1"),
     ("self_attn.out_proj", "attention.o_proj"),  # CLIP and SigLIP
     ("self_attn.q_proj", "attention.q_proj"),
     ("self_attn.k_proj", "attention.k_proj"),

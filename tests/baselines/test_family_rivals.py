@@ -35,7 +35,9 @@ from fatr_hf.modeling.reduction_config import UNREDUCED
 from fatr_hf.modeling.token_reduction import restore_tokens
 
 encoders = pytest.mark.parametrize("name", ENCODERS)
-WITHOUT_CLS = [name for name in ("ijepa", "siglip", "videomae", "videomae-normed", "vjepa2") if name in ENCODERS]
+WITHOUT_CLS = [
+    name for name in ("ijepa", "siglip", "idefics3", "videomae", "videomae-normed", "vjepa2") if name in ENCODERS
+]
 MODELS = {
     **{f"encoder-{name}": build for name, build in ENCODERS.items()},
     **{f"classifier-{name}": build for name, build in CLASSIFIERS.items()},

@@ -15,6 +15,10 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GemmaConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -24,6 +28,8 @@ from transformers import (
     PaliGemmaForConditionalGeneration,
     Qwen2Config,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
     UperNetConfig,
     UperNetForSemanticSegmentation,
     ZoeDepthConfig,
@@ -118,6 +124,17 @@ def gemma3():
     return Gemma3ForConditionalGeneration(config)
 
 
+def internvl():
+    vision = {**TOWER, "layer_scale_init_value": 0.5}
+    config = InternVLConfig(vision_config=vision, text_config=Qwen2Config(**LANGUAGE), image_token_id=IMAGE_TOKEN)
+    return InternVLForConditionalGeneration(config)
+
+
+def idefics3(config_class, model_class):
+    fields = {"image_token_id": IMAGE_TOKEN, "pad_token_id": 0}
+    return model_class(config_class(vision_config=dict(TOWER), text_config=LlamaConfig(**LANGUAGE), **fields))
+
+
 BACKBONED = {
     "depth_anything": depth_anything,
     "dpt": dpt,
@@ -133,11 +150,14 @@ TALKING = {
     "llava_onevision": llava_onevision,
     "paligemma": paligemma,
     "gemma3": gemma3,
+    "internvl": internvl,
+    "idefics3": lambda: idefics3(Idefics3Config, Idefics3ForConditionalGeneration),
+    "smolvlm": lambda: idefics3(SmolVLMConfig, SmolVLMForConditionalGeneration),
 }
 
 COMPOSITES = {**BACKBONED, **TALKING}
 
-IMAGE_TOKENS = {"llava_onevision": 64 + 64 + 8, "gemma3": 16}
+IMAGE_TOKENS = {"llava_onevision": 64 + 64 + 8, "gemma3": 16, "internvl": 16, "idefics3": 2 * 16, "smolvlm": 2 * 16}
 """Places of the text that an image takes, where they are not its 64 patches."""
 
 
@@ -152,6 +172,9 @@ def arguments_of(name, tokens=None):
     if name == "llava_onevision":
         given["pixel_values"] = torch.stack([images(2), images(2).flip(0)], dim=1)
         given["image_sizes"] = torch.tensor([[32, 32]] * 2)
+    if name in ("idefics3", "smolvlm"):
+        given["pixel_values"] = torch.stack([images(2), images(2).flip(0)], dim=1)
+        given["pixel_attention_mask"] = torch.ones(2, 2, 32, 32, dtype=torch.long)
     return given
 
 

@@ -23,9 +23,12 @@ from transformers import (
     DINOv3ViTBackbone,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    Idefics3VisionConfig,
     IJepaConfig,
     IJepaForImageClassification,
     IJepaModel,
+    InternVLVisionConfig,
+    InternVLVisionModel,
     SiglipConfig,
     SiglipForImageClassification,
     SiglipModel,
@@ -47,6 +50,7 @@ from transformers import (
     YolosForObjectDetection,
     YolosModel,
 )
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 32, "patch_size": 4}
 TOWER = {**SMALL, "intermediate_size": 48}
@@ -83,6 +87,11 @@ def siglip():
     return SiglipConfig(vision_config=TOWER, text_config=TEXT, **CLASSES)
 
 
+def internvl():
+    own = {"attention_bias": True, "layer_scale_init_value": 0.5, "use_mean_pooling": False}
+    return InternVLVisionConfig(**TOWER, **own)
+
+
 def yolos(**fields):
     return YolosConfig(**{**TOWER, "image_size": [32, 32]}, num_detection_tokens=5, num_labels=3, **fields)
 
@@ -115,6 +124,8 @@ ENCODERS = {
     "dinov3-gated": lambda: DINOv3ViTModel(dinov3(use_gated_mlp=True)),
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**TOWER)),
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**TOWER)),
+    "internvl": lambda: InternVLVisionModel(internvl()),
+    "idefics3": lambda: Idefics3VisionTransformer(Idefics3VisionConfig(**TOWER)),
     "yolos": lambda: YolosModel(yolos()),
     "videomae": lambda: VideoMAEModel(videomae()),
     "videomae-normed": lambda: VideoMAEModel(videomae(use_mean_pooling=False, qv_bias=False)),

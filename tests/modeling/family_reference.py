@@ -110,7 +110,8 @@ def grid_of(model, pixel_values):
     """Patches along each axis of images, or of videos of the test models."""
     *frames, height, width = (*pixel_values.shape[1:-3], *pixel_values.shape[-2:])
     side = getattr(model.config, "patch_size", 8)
-    return (*(count // 2 for count in frames), height // side, width // side)
+    rows, columns = side if isinstance(side, (list, tuple)) else (side, side)
+    return (*(count // 2 for count in frames), height // rows, width // columns)
 
 
 @torch.no_grad()

@@ -257,7 +257,7 @@ def test_pixels_beyond_the_last_patch_and_other_sizes(name):
         assert model(pixel_values, **asks).last_hidden_state.shape[1] < model.config.num_prefix_tokens + grid
 
 
-@pytest.mark.parametrize("name", ["vit", "deit", "ijepa", "dinov2", "dinov2-registers", "clip", "siglip"])
+@pytest.mark.parametrize("name", ["vit", "deit", "ijepa", "dinov2", "dinov2-registers", "clip", "siglip", "internvl"])
 @torch.no_grad()
 def test_positions_stretch_while_loading_as_at_run_time(name, tmp_path):
     stock = built(ENCODERS[name])

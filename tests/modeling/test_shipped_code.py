@@ -31,9 +31,12 @@ MODULES = re.findall(
     transformers.models.depth_anything.modeling_depth_anything
     transformers.models.dpt.modeling_dpt
     transformers.models.gemma3.modeling_gemma3
+    transformers.models.idefics3.modeling_idefics3
+    transformers.models.internvl.modeling_internvl
     transformers.models.llava.modeling_llava
     transformers.models.llava_onevision.modeling_llava_onevision
     transformers.models.paligemma.modeling_paligemma
+    transformers.models.smolvlm.modeling_smolvlm
     transformers.models.upernet.modeling_upernet
     transformers.models.zoedepth.modeling_zoedepth
     transformers.models.siglip.modeling_siglip transformers.models.vit.modeling_vit transformers.utils
