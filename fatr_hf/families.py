@@ -7,6 +7,7 @@ import transformers
 from transformers import AutoConfig
 
 from .modeling.configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
+from .modeling.configuration_fatr_clipseg_vision_model import FATRCLIPSegVisionConfig
 from .modeling.configuration_fatr_deit import FATRDeiTConfig
 from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
@@ -23,6 +24,8 @@ from .modeling.configuration_fatr_vjepa2 import FATRVJEPA2Config
 from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
+from .modeling.modeling_fatr_clipseg import FATRCLIPSegForImageSegmentation, FATRCLIPSegModel
+from .modeling.modeling_fatr_clipseg_vision_model import FATRCLIPSegVisionModel
 from .modeling.modeling_fatr_deit import (
     FATRDeiTForImageClassification,
     FATRDeiTForImageClassificationWithTeacher,
@@ -94,6 +97,7 @@ FAMILIES = (
     Family(FATRCLIPVisionConfig, FATRCLIPVisionModel, FATRCLIPForImageClassification),
     Family(FATRSiglipVisionConfig, FATRSiglipVisionModel, FATRSiglipForImageClassification),
     Family(FATRIJepaConfig, FATRIJepaModel, FATRIJepaForImageClassification),
+    Family(FATRCLIPSegVisionConfig, FATRCLIPSegVisionModel),
     Family(FATROwlViTVisionConfig, FATROwlViTVisionModel),
     Family(FATROwlv2VisionConfig, FATROwlv2VisionModel),
     Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
@@ -115,6 +119,8 @@ COMPOSITES = (
     FATRLlavaOnevisionForConditionalGeneration,
     FATRPaliGemmaForConditionalGeneration,
     FATRGemma3ForConditionalGeneration,
+    FATRCLIPSegModel,
+    FATRCLIPSegForImageSegmentation,
     FATROwlViTModel,
     FATROwlViTForObjectDetection,
     FATROwlv2Model,
