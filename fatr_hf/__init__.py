@@ -7,6 +7,8 @@ from .families import register
 from .hub.convert_model import convert
 from .modeling.configuration_fatr_clip import FATRCLIPConfig
 from .modeling.configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
+from .modeling.configuration_fatr_clipseg import FATRCLIPSegConfig
+from .modeling.configuration_fatr_clipseg_vision_model import FATRCLIPSegVisionConfig
 from .modeling.configuration_fatr_deit import FATRDeiTConfig
 from .modeling.configuration_fatr_depth_anything import FATRDepthAnythingConfig
 from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
@@ -45,6 +47,8 @@ from .modeling.modeling_fatr_clip_vision_model import (
     FATRCLIPVisionModel,
     FATRCLIPVisionModelWithProjection,
 )
+from .modeling.modeling_fatr_clipseg import FATRCLIPSegForImageSegmentation, FATRCLIPSegModel
+from .modeling.modeling_fatr_clipseg_vision_model import FATRCLIPSegVisionModel
 from .modeling.modeling_fatr_deit import (
     FATRDeiTForImageClassification,
     FATRDeiTForImageClassificationWithTeacher,
@@ -98,6 +102,11 @@ __all__ = [
     "FATRCLIPConfig",
     "FATRCLIPForImageClassification",
     "FATRCLIPModel",
+    "FATRCLIPSegConfig",
+    "FATRCLIPSegForImageSegmentation",
+    "FATRCLIPSegModel",
+    "FATRCLIPSegVisionConfig",
+    "FATRCLIPSegVisionModel",
     "FATRCLIPVisionConfig",
     "FATRCLIPVisionModel",
     "FATRCLIPVisionModelWithProjection",

@@ -7,6 +7,7 @@ import transformers
 from transformers import AutoConfig
 
 from .modeling.configuration_fatr_clip_vision_model import FATRCLIPVisionConfig
+from .modeling.configuration_fatr_clipseg_vision_model import FATRCLIPSegVisionConfig
 from .modeling.configuration_fatr_deit import FATRDeiTConfig
 from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
@@ -26,6 +27,8 @@ from .modeling.configuration_fatr_vjepa2 import FATRVJEPA2Config
 from .modeling.configuration_fatr_yolos import FATRYolosConfig
 from .modeling.modeling_fatr_clip import FATRCLIPModel
 from .modeling.modeling_fatr_clip_vision_model import FATRCLIPForImageClassification, FATRCLIPVisionModel
+from .modeling.modeling_fatr_clipseg import FATRCLIPSegForImageSegmentation, FATRCLIPSegModel
+from .modeling.modeling_fatr_clipseg_vision_model import FATRCLIPSegVisionModel
 from .modeling.modeling_fatr_deit import (
     FATRDeiTForImageClassification,
     FATRDeiTForImageClassificationWithTeacher,
@@ -106,6 +109,7 @@ FAMILIES = (
     Family(FATRInternVLVisionConfig, FATRInternVLVisionModel),
     Family(FATRIdefics3VisionConfig, FATRIdefics3VisionTransformer),
     Family(FATRSmolVLMVisionConfig, FATRSmolVLMVisionTransformer),
+    Family(FATRCLIPSegVisionConfig, FATRCLIPSegVisionModel),
     Family(FATROwlViTVisionConfig, FATROwlViTVisionModel),
     Family(FATROwlv2VisionConfig, FATROwlv2VisionModel),
     Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
@@ -130,6 +134,8 @@ COMPOSITES = (
     FATRInternVLForConditionalGeneration,
     FATRIdefics3ForConditionalGeneration,
     FATRSmolVLMForConditionalGeneration,
+    FATRCLIPSegModel,
+    FATRCLIPSegForImageSegmentation,
     FATROwlViTModel,
     FATROwlViTForObjectDetection,
     FATROwlv2Model,

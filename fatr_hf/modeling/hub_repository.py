@@ -46,6 +46,7 @@ model = {auto_class}.from_pretrained("{repo_id}", trust_remote_code=True, revisi
 
 TASKS = {
     "AutoModelForImageClassification": "image-classification",
+    "AutoModelForImageSegmentation": "image-segmentation",
     "AutoModelForObjectDetection": "object-detection",
     "AutoModelForPoseEstimation": "keypoint-detection",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",

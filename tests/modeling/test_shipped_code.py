@@ -24,7 +24,8 @@ MODULES = re.findall(
     typing torch torch.nn.attention torch.utils.flop_counter
     transformers transformers.activations transformers.conversion_mapping transformers.core_model_loading
     transformers.integrations.sdpa_attention transformers.modeling_layers transformers.modeling_outputs
-    transformers.modeling_utils transformers.models.clip.modeling_clip transformers.models.deit.modeling_deit
+    transformers.modeling_utils transformers.models.clip.modeling_clip
+    transformers.models.clipseg.modeling_clipseg transformers.models.deit.modeling_deit
     transformers.models.dinov2.modeling_dinov2
     transformers.models.dinov2_with_registers.modeling_dinov2_with_registers
     transformers.models.dinov3_vit.modeling_dinov3_vit transformers.models.ijepa.modeling_ijepa
