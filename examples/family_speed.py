@@ -50,27 +50,42 @@ from fatr_hf.programs import run_program
 
 
 class Shape(NamedTuple):
-    """A stock model, and the shape of one of its images or videos."""
+    """A function that makes a stock model, and the shape of one of its images or videos."""
 
-    build: Callable[[], PreTrainedModel]
+    build: Callable[[], Any]
     sample: tuple[int, ...]
 
 
-def siglip(side: int) -> Callable[[], PreTrainedModel]:
+def siglip(side: int) -> Callable[[], Any]:
     """SigLIP-so400m/14, for square images of so many pixels along a side."""
-    sizes = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+    sizes: dict[str, Any] = {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+    }
     return lambda: SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=side, patch_size=14))
 
 
 def clip() -> PreTrainedModel:
     """CLIP-L/14's tower."""
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    sizes: dict[str, Any] = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    }
     return CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=14))
 
 
 def dinov3() -> PreTrainedModel:
     """DINOv3-B/16."""
-    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_register_tokens": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "num_register_tokens": 4,
+    }
     return DINOv3ViTModel(DINOv3ViTConfig(**sizes))
 
 
@@ -86,8 +101,9 @@ def owlv2() -> PreTrainedModel:
 
 def vitpose() -> PreTrainedModel:
     """ViTPose-B."""
-    backbone = VitPoseBackboneConfig(out_indices=[12])
-    return VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, num_labels=17))
+    stages: dict[str, Any] = {"out_indices": [12]}
+    joints: dict[str, Any] = {"num_labels": 17}
+    return VitPoseForPoseEstimation(VitPoseConfig(backbone_config=VitPoseBackboneConfig(**stages), **joints))
 
 
 def vjepa2() -> PreTrainedModel:
@@ -97,8 +113,14 @@ def vjepa2() -> PreTrainedModel:
 
 def yolos() -> PreTrainedModel:
     """YOLOS-S."""
-    sizes = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 12}
-    return YolosForObjectDetection(YolosConfig(**sizes, image_size=[800, 1344], num_labels=91))
+    sizes: dict[str, Any] = {
+        "hidden_size": 384,
+        "num_attention_heads": 6,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 12,
+        "num_labels": 91,
+    }
+    return YolosForObjectDetection(YolosConfig(**sizes, image_size=[800, 1344]))
 
 
 ENCODERS = {
@@ -137,7 +159,8 @@ def measure(name: str, arguments: argparse.Namespace) -> str:
     """A row of the table."""
     torch.manual_seed(0)
     dtype, device = getattr(torch, arguments.dtype), torch.device(arguments.device)
-    stock = SHAPES[name].build().eval().to(device, dtype)
+    stock: Any = SHAPES[name].build().eval()
+    stock = stock.to(device, dtype)
     inputs = inputs_of(stock, torch.randn(arguments.batch_size, *SHAPES[name].sample, dtype=dtype, device=device))
     reduced = fatr_hf.convert(stock, keep_ratio=arguments.keep_ratio)
     unreduced = fatr_hf.convert(stock, keep_ratio=1.0)

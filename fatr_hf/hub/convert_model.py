@@ -17,12 +17,6 @@ from ..modeling.stock_names import RENAMINGS
 from .checkpoints import is_classifier, read_config
 from .timm import load_timm, timm_fields
 
-PREFIXES = (
-    *("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "backbone."),
-    *(f"{whole}{tower}." for whole in ("", "owlvit.", "owlv2.") for tower in ("vision_model", "text_model")),
-)
-"""What stands before an encoder's own names in the names of a stock model's parameters."""
-
 
 def convert(
     model: PreTrainedModel | str | os.PathLike[str],

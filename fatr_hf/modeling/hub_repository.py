@@ -45,6 +45,9 @@ model = {auto_class}.from_pretrained("{repo_id}", trust_remote_code=True, revisi
 """
 
 TASKS = {
+    "AutoModelForDepthEstimation": "depth-estimation",
+    "AutoModelForImageTextToText": "image-text-to-text",
+    "AutoModelForSemanticSegmentation": "image-segmentation",
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForImageSegmentation": "image-segmentation",
     "AutoModelForObjectDetection": "object-detection",

@@ -101,10 +101,6 @@ def is_power(name):
 
 # Why each file needs what it uses. A file that is not listed uses none.
 ALLOWED = {
-    "composites.py": {
-        "getattr of a computed name": "the tower's configuration, by the name that the composite has for it",
-        "setattr of a computed name": "the same",
-    },
     "fused_inference.py": {
         "getattr of a computed name": "the parts of a layer, by written names",
         "import torch.utils._python_dispatch": "tells quantised and sharded tensors",
