@@ -167,7 +167,7 @@ def measure(name: str, arguments: argparse.Namespace) -> str:
     names = ("tome", "truncation") if name in ENCODERS else ()
     rivals = {name: build_rival(reduced, name) for name in names}
     fused: dict[str, Any] = {name: model.fuse() for name, model in rivals.items()}
-    contestants = {"off": unreduced.fuse(), "FATR": reduced, "FATR, fused": reduced.fuse(), **fused}
+    contestants: dict[str, Any] = {"off": unreduced.fuse(), "FATR": reduced, "FATR, fused": reduced.fuse(), **fused}
     for model in (stock, *contestants.values()):
         model(**inputs)
     ratios: dict[str, list[float]] = {key: [] for key in contestants}
