@@ -165,9 +165,9 @@ def measure(name: str, arguments: argparse.Namespace) -> str:
     reduced = fatr_hf.convert(stock, keep_ratio=arguments.keep_ratio)
     unreduced = fatr_hf.convert(stock, keep_ratio=1.0)
     names = ("tome", "truncation") if name in ENCODERS else ()
-    rivals = {name: build_rival(reduced, name) for name in names}
-    fused: dict[str, Any] = {name: model.fuse() for name, model in rivals.items()}
-    contestants: dict[str, Any] = {"off": unreduced.fuse(), "FATR": reduced, "FATR, fused": reduced.fuse(), **fused}
+    rivals: dict[str, Any] = {name: build_rival(reduced, name) for name in names}
+    fused = {name: model.fuse() for name, model in rivals.items()}
+    contestants = {"off": unreduced.fuse(), "FATR": reduced, "FATR, fused": reduced.fuse(), **fused}
     for model in (stock, *contestants.values()):
         model(**inputs)
     ratios: dict[str, list[float]] = {key: [] for key in contestants}
