@@ -12,6 +12,7 @@ from .modeling.configuration_fatr_deit import FATRDeiTConfig
 from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
+from .modeling.configuration_fatr_eomt import FATREomtConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_owlv2_vision_model import FATROwlv2VisionConfig
 from .modeling.configuration_fatr_owlvit_vision_model import FATROwlViTVisionConfig
@@ -44,6 +45,7 @@ from .modeling.modeling_fatr_dinov3_vit import (
     FATRDINOv3ViTModel,
 )
 from .modeling.modeling_fatr_dpt import FATRDPTForDepthEstimation
+from .modeling.modeling_fatr_eomt import FATREomtForUniversalSegmentation
 from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
 from .modeling.modeling_fatr_ijepa import FATRIJepaForImageClassification, FATRIJepaModel
 from .modeling.modeling_fatr_llava import FATRLlavaForConditionalGeneration
@@ -102,6 +104,7 @@ FAMILIES = (
     Family(FATROwlv2VisionConfig, FATROwlv2VisionModel),
     Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
     Family(FATRYolosConfig, FATRYolosModel, detector=FATRYolosForObjectDetection),
+    Family(FATREomtConfig, FATREomtForUniversalSegmentation),
     Family(FATRVideoMAEConfig, FATRVideoMAEModel, FATRVideoMAEForVideoClassification),
     Family(FATRVivitConfig, FATRVivitModel, FATRVivitForVideoClassification),
     Family(FATRVJEPA2Config, FATRVJEPA2Model, FATRVJEPA2ForVideoClassification),

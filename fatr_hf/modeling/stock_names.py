@@ -26,6 +26,7 @@ RENAMINGS = (
     ("attention.value", "attention.v_proj"),
     (r"attention\.proj\.", "attention.o_proj."),
     ("self_attn.out_proj", "attention.o_proj"),  # CLIP and SigLIP
+    (r"(?<!head\.)attention\.out_proj", "attention.o_proj"),  # EoMT, and not SigLIP's pooler
     ("self_attn.q_proj", "attention.q_proj"),
     ("self_attn.k_proj", "attention.k_proj"),
     ("self_attn.v_proj", "attention.v_proj"),
