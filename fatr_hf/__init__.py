@@ -15,6 +15,7 @@ from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
 from .modeling.configuration_fatr_dpt import FATRDPTConfig
+from .modeling.configuration_fatr_eomt import FATREomtConfig
 from .modeling.configuration_fatr_gemma3 import FATRGemma3Config
 from .modeling.configuration_fatr_idefics3 import FATRIdefics3Config
 from .modeling.configuration_fatr_idefics3_vision import FATRIdefics3VisionConfig
@@ -67,6 +68,7 @@ from .modeling.modeling_fatr_dinov3_vit import (
     FATRDINOv3ViTModel,
 )
 from .modeling.modeling_fatr_dpt import FATRDPTForDepthEstimation
+from .modeling.modeling_fatr_eomt import FATREomtForUniversalSegmentation
 from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
 from .modeling.modeling_fatr_idefics3 import FATRIdefics3ForConditionalGeneration
 from .modeling.modeling_fatr_idefics3_vision import FATRIdefics3VisionTransformer
@@ -130,6 +132,8 @@ __all__ = [
     "FATRDinov2WithRegistersConfig",
     "FATRDinov2WithRegistersForImageClassification",
     "FATRDinov2WithRegistersModel",
+    "FATREomtConfig",
+    "FATREomtForUniversalSegmentation",
     "FATRGemma3Config",
     "FATRGemma3ForConditionalGeneration",
     "FATRIJepaConfig",

@@ -12,6 +12,7 @@ from .modeling.configuration_fatr_deit import FATRDeiTConfig
 from .modeling.configuration_fatr_dinov2 import FATRDinov2Config
 from .modeling.configuration_fatr_dinov2_with_registers import FATRDinov2WithRegistersConfig
 from .modeling.configuration_fatr_dinov3_vit import FATRDINOv3ViTConfig
+from .modeling.configuration_fatr_eomt import FATREomtConfig
 from .modeling.configuration_fatr_idefics3_vision import FATRIdefics3VisionConfig
 from .modeling.configuration_fatr_ijepa import FATRIJepaConfig
 from .modeling.configuration_fatr_internvl_vision import FATRInternVLVisionConfig
@@ -47,6 +48,7 @@ from .modeling.modeling_fatr_dinov3_vit import (
     FATRDINOv3ViTModel,
 )
 from .modeling.modeling_fatr_dpt import FATRDPTForDepthEstimation
+from .modeling.modeling_fatr_eomt import FATREomtForUniversalSegmentation
 from .modeling.modeling_fatr_gemma3 import FATRGemma3ForConditionalGeneration
 from .modeling.modeling_fatr_idefics3 import FATRIdefics3ForConditionalGeneration
 from .modeling.modeling_fatr_idefics3_vision import FATRIdefics3VisionTransformer
@@ -114,6 +116,7 @@ FAMILIES = (
     Family(FATROwlv2VisionConfig, FATROwlv2VisionModel),
     Family(FATRVitPoseBackboneConfig, FATRVitPoseBackbone, backbone=FATRVitPoseBackbone),
     Family(FATRYolosConfig, FATRYolosModel, detector=FATRYolosForObjectDetection),
+    Family(FATREomtConfig, FATREomtForUniversalSegmentation),
     Family(FATRVideoMAEConfig, FATRVideoMAEModel, FATRVideoMAEForVideoClassification),
     Family(FATRVivitConfig, FATRVivitModel, FATRVivitForVideoClassification),
     Family(FATRVJEPA2Config, FATRVJEPA2Model, FATRVJEPA2ForVideoClassification),

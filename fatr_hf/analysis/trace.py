@@ -126,9 +126,9 @@ def trace_plan(model: ReductionModel, pixel_values: Tensor, plan: Sequence[Layer
     state = layout_state(tokens, layout)
     for layer, step in zip(encoder.layers, plan, strict=True):
         rows = rotary_rows(layout, positions.rotary)
-        if positions.added is not None:  # else a layer is entered by the very state that left the one before
-            tokens, layout = add_positions(state.tokens, layout, positions, step.layer)
-            state = state._replace(tokens=tokens)
+        tokens, layout = add_positions(state.tokens, layout, positions, step.layer)
+        if tokens is not state.tokens:  # else a layer is entered by the very state that left the one before
+            state = layout_state(tokens, layout)
         attended, attention, evidence = layer.attention_block(state.tokens, layout, step, rows)
         reduction = None
         if step.reduces:

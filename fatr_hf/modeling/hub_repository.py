@@ -54,6 +54,7 @@ TASKS = {
     "AutoModelForPoseEstimation": "keypoint-detection",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
     "AutoModelForZeroShotObjectDetection": "zero-shot-object-detection",
+    "AutoModelForUniversalSegmentation": "image-segmentation",
     "AutoModelForVideoClassification": "video-classification",
 }
 """The Hub's names of the tasks of models that do more than extract features, by their Auto classes."""

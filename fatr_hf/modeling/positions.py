@@ -13,16 +13,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .token_reduction import TokenLayout, restore_tokens, token_sources, without_autocast
+from .token_reduction import TokenLayout, restore_tokens, token_sources, with_prefix, without_autocast
+
+
+class Joining(NamedTuple):
+    """Tokens that join a sequence on its way, in front of it."""
+
+    layer: int
+    """The layer before which they join, counted from 0."""
+    tokens: Tensor
+    """(joining, hidden), the same for every image."""
 
 
 class Positions(NamedTuple):
-    """Positions that act behind the embeddings, by tables with a row for every patch of the grid."""
+    """What acts behind the embeddings: positions, by tables with a row for every patch of the grid, and new tokens."""
 
     rotary: tuple[Tensor, Tensor] | None = None
     """Cosines and sines, (patches, head_dim) each, by which every layer turns queries and keys."""
     added: Tensor | None = None
     """(layers - 1, prefix + patches, hidden), what the tokens get between two layers; the prefix has rows too."""
+    joining: Joining | None = None
+    """Tokens that are part of the prefix from a layer on."""
 
 
 NO_POSITIONS = Positions()
@@ -31,7 +42,7 @@ NO_POSITIONS = Positions()
 def add_positions(
     hidden_states: Tensor, layout: TokenLayout, positions: Positions, layer: int
 ) -> tuple[Tensor, TokenLayout]:
-    """Adds what tokens get before a layer, as if every patch had got its own before it was folded.
+    """Adds what tokens get before a layer, as if every patch had got its own before it was folded; lets tokens join.
 
     Args:
         hidden_states: (batch, tokens, hidden).
@@ -40,6 +51,10 @@ def add_positions(
     Returns:
         The sequence, and the layout, whose residual took up what the mean leaves out of every patch.
     """
+    joining = positions.joining
+    if joining is not None and joining.layer == layer:
+        tokens = joining.tokens.to(hidden_states.dtype).expand(hidden_states.shape[0], -1, -1)
+        hidden_states, layout = torch.cat([tokens, hidden_states], dim=1), with_prefix(layout, tokens.shape[1])
     if positions.added is None or layer == 0:
         return hidden_states, layout
     prefix, table = positions.added[layer - 1].split([layout.num_prefix, math.prod(layout.grid)])

@@ -29,6 +29,7 @@ RENAMINGS = (
     (r"\.lambda_1", ".layer_scale1.lambda1"),
     (r"\.lambda_2", ".layer_scale2.lambda1"),
     ("self_attn.out_proj", "attention.o_proj"),  # CLIP and SigLIP
+    (r"(?<!head\.)attention\.out_proj", "attention.o_proj"),  # EoMT, and not SigLIP's pooler
     ("self_attn.q_proj", "attention.q_proj"),
     ("self_attn.k_proj", "attention.k_proj"),
     ("self_attn.v_proj", "attention.v_proj"),

@@ -84,6 +84,14 @@ def with_residual(layout: TokenLayout, hidden_states: Tensor) -> TokenLayout:
     return layout._replace(residual=torch.zeros_like(patches))
 
 
+def with_prefix(layout: TokenLayout, count: int) -> TokenLayout:
+    """The layout after so many tokens were put in front of the sequence."""
+    sources = layout.sources
+    if sources is not None:
+        sources = torch.where(sources < 0, sources, sources + count)
+    return layout._replace(num_prefix=layout.num_prefix + count, sources=sources)
+
+
 def after_reduction(
     layout: TokenLayout, before: Tensor, reduced: Tensor, new_layout: TokenLayout, added: Tensor | None
 ) -> TokenLayout:

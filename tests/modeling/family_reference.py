@@ -54,7 +54,7 @@ def added_behind(layer, config, weights, members):
     return torch.cat([first, detection, members[config.num_prefix_tokens :] @ patches])
 
 
-def encode_image(model, weights, hidden, rotary, steps, grid):
+def encode_image(model, weights, hidden, rotary, steps, grid, joining=None):
     """What leaves the last layer (tokens, hidden), and the weights of the patches in every token (tokens, patches)."""
     config, spec = model.config, model.config.encoder_spec
     prefix, patches = config.num_prefix_tokens, math.prod(grid)
@@ -63,6 +63,10 @@ def encode_image(model, weights, hidden, rotary, steps, grid):
     positions, counts, windows, reached = list(range(patches)), [], 0, False
     sizes, joins = [1] * patches, config.fold == "similar"
     for layer in range(config.num_hidden_layers):
+        if joining is not None and layer == config.num_hidden_layers - config.num_blocks:
+            hidden = torch.cat([joining, hidden])
+            members = torch.cat([members.new_zeros(len(joining), patches), members])
+            prefix += len(joining)
         name, reached = f"layers.{layer}", reached or layer in steps
         normed = weights.norm(f"{name}.layernorm_before", hidden, spec.layer_norm_eps)
         query, key, value = (
@@ -125,7 +129,8 @@ def reference_encode(model, pixel_values):
     grid = grid_of(model, pixel_values)
     steps = plan(grid, config.reduction_layers, ratios, windows, prefix=config.num_prefix_tokens)
     embedded, rotary, weights = model.embed(pixel_values), model.rotary(pixel_values), Weights(model)
-    results = [encode_image(model, weights, image, rotary, steps, grid) for image in embedded]
+    joining = weights.get("query.weight")
+    results = [encode_image(model, weights, image, rotary, steps, grid, joining) for image in embedded]
     hidden, members = (torch.stack(each) for each in zip(*results, strict=True))
     return given_back(config, hidden), members
 

@@ -31,6 +31,7 @@ MODULES = re.findall(
     transformers.models.dinov3_vit.modeling_dinov3_vit transformers.models.ijepa.modeling_ijepa
     transformers.models.depth_anything.modeling_depth_anything
     transformers.models.dpt.modeling_dpt
+    transformers.models.eomt.modeling_eomt
     transformers.models.gemma3.modeling_gemma3
     transformers.models.idefics3.modeling_idefics3
     transformers.models.internvl.modeling_internvl
