@@ -127,8 +127,9 @@ class FATREomtForUniversalSegmentation(FATREomtPreTrainedModel, ReductionEncoder
         predictions.append(self.predict(encoded.last_hidden_state))
         loss: Any = None
         if mask_labels is not None and class_labels is not None:
-            labels: Any = (mask_labels, class_labels)  # whose types stock names wrongly
-            loss = sum(self.get_loss(self.get_loss_dict(*each, *labels, {})) for each in predictions)
+            labels: Any = {"mask_labels": mask_labels, "class_labels": class_labels, "auxiliary_predictions": {}}
+            losses: list[Any] = [self.get_loss(self.get_loss_dict(*each, **labels)) for each in predictions]
+            loss = sum(losses)
         masks, classes = predictions[-1]
         states: Any = (*encoded.hidden_states[:-1], encoded.last_hidden_state) if asked else None
         return FATREomtForUniversalSegmentationOutput(
