@@ -62,9 +62,10 @@ def use_products(embeddings: nn.Module) -> None:
             continue
         size, is_padded = module.kernel_size, module.padding != "valid" and any(module.padding)
         if module.stride == size and not is_padded:
-            has_bias = module.bias is not None
+            made_alike: dict[str, Any] = {"bias": module.bias is not None, "dtype": module.weight.dtype}
+            made_alike["device"] = module.weight.device
             embeddings.set_submodule(
-                name, projection(module.in_channels, module.out_channels, size, size, bias=has_bias)
+                name, projection(module.in_channels, module.out_channels, size, size, **made_alike)
             )
 
 
