@@ -43,7 +43,7 @@ REDUCTION_FIELDS = {
 ADDED_FIELDS = (*REDUCTION_FIELDS, "dense_outputs")
 """All fields that a stock configuration does not have."""
 
-LARGEST_SIZE, LARGEST_DEPTH = 2**20, 1000
+LARGEST_WIDTH, LARGEST_SIZE, LARGEST_DEPTH = 2**16, 2**20, 1000
 """Widths, patches or classes, and layers: far beyond any ViT. What names more is damaged, and would never be built."""
 
 UNREDUCED: dict[str, Any] = {
@@ -348,7 +348,7 @@ class ReductionConfig(PreTrainedConfig):
             "pooler_output_size",
         )
         for name in (name for name in sizes if name in given):
-            check_size(name, given[name], LARGEST_SIZE)
+            check_size(name, given[name], LARGEST_WIDTH)
         check_size("num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)
         check_size("the number of patches", math.prod(self.patch_grid()), LARGEST_SIZE)
         shares = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "drop_path_rate")
