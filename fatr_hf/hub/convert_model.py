@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..families import COMPOSITES, FAMILIES, family_of
+from ..modeling.composite_config import CompositeConfig
 from ..modeling.hub_repository import REDUCTION_PARAMETERS, HubRepositoryMixin
 from ..modeling.reduction_config import REDUCTION_FIELDS
 from ..modeling.reduction_model import ReductionEncoder
@@ -60,6 +61,9 @@ def convert(
     target = fatr_class_of(model)
     config = target.config_class.from_dict(model.config.to_dict(), **reduction)
     config._attn_implementation = model.config._attn_implementation
+    if isinstance(config, CompositeConfig):  # whose tower may attend by another function than the rest
+        tower: Any = model.get_submodule(target.tower_name)
+        config.tower._attn_implementation = tower.config._attn_implementation
     return with_weights_of(model, target, config)
 
 

@@ -86,6 +86,16 @@ def test_a_weight_of_another_name_is_refused(name, tmp_path):
         fatr_hf.convert(tmp_path)
 
 
+@composites
+def test_its_tower_attends_as_stocks_does(name, tmp_path):
+    stock = built(COMPOSITES[name])
+    model = fatr_hf.convert(stock)
+    expected = stock.get_submodule(model.tower_name).config._attn_implementation
+    assert model.tower.config._attn_implementation == expected == "sdpa"
+    stock.save_pretrained(tmp_path)
+    assert fatr_hf.convert(tmp_path).tower.config._attn_implementation == expected
+
+
 def test_every_composite_has_a_case():
     elsewhere = ("CLIP", "Siglip", "Owl", "VitPose")  # in test_families.py, test_owl.py, test_vitpose.py, ...
     cases = {type(fatr_hf.convert(build())) for build in COMPOSITES.values()}
