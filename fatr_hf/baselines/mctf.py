@@ -138,7 +138,7 @@ def match_both_ways(attraction: Tensor, merges: int) -> tuple[Tensor, Tensor, Te
 
     Args:
         attraction: (batch, A, B), of ``log_attraction``.
-        merges: at least 1, at most as many as there are tokens in A.
+        merges: from 1 to the number of tokens in A.
 
     Returns:
         Places among the patch tokens of those that stay (batch, stay), what is left of A in order and then of B, the

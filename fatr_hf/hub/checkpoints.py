@@ -77,7 +77,7 @@ def cropped_size(name: str | os.PathLike[str], revision: str | None = None) -> t
 
 
 def copy_image_processor(name: str | os.PathLike[str], revision: str | None, folder: str | os.PathLike[str]) -> bool:
-    """Copies the files of a checkpoint's processors of images and videos; gives whether there are any."""
+    """Copies the files of a checkpoint's processors of images and videos; returns whether there were any."""
     files = {IMAGE_PROCESSOR_NAME: image_processor_file(name, revision)}
     files[VIDEO_PROCESSOR_NAME] = cached_file(
         name, VIDEO_PROCESSOR_NAME, revision=revision, _raise_exceptions_for_missing_entries=False

@@ -18,6 +18,18 @@ from ..modeling.stock_names import RENAMINGS
 from .checkpoints import is_classifier, read_config
 from .timm import load_timm, timm_fields
 
+UNREDUCIBLE = {
+    "its layers attend within windows of the whole grid of patches": (
+        *("sam", "vitdet", "vitmatte", "got_ocr2", "rf_detr", "lw_detr", "qwen2_5_vl"),
+    ),
+    "its stages shrink the grid of patches by themselves": ("swin", "hiera", "pvt", "segformer"),
+    "its attention over space and over time runs apart, each on the whole grid": ("timesformer",),
+    "its sequences are packed or masked, of images of several sizes": (
+        *("siglip2", "qwen2_vl", "qwen3_vl", "pixtral", "gemma4", "kimi", "llama4", "mllama"),
+    ),
+}
+"""Why encoders cannot be reduced, with the beginnings of their model types."""
+
 
 def convert(
     model: PreTrainedModel | str | os.PathLike[str],
@@ -86,7 +98,8 @@ def load_converted(name: str | os.PathLike[str], revision: str | None, reduction
     if target is None and family is not None:  # MSN's and MAE's, or one that was saved without its architecture
         target = family.classifier if is_classifier(fields) else family.model
     if target is None:
-        raise ValueError(refusal(" and ".join(architectures) or f"A model of type {model_type!r}"))
+        what = " and ".join(architectures) or f"A model of type {model_type!r}"
+        raise ValueError(refusal(what, model_type))
     model, info = target.from_pretrained(name, revision=revision, output_loading_info=True, **reduction)
     if any("classifier." in key for key in info["missing_keys"]):
         raise ValueError(f"{str(name)!r} names a classifier in its config.json, but holds no weights of one.")
@@ -108,18 +121,6 @@ def all_subclasses(cls: Any) -> list[Any]:
     return [found for each in own for found in (each, *all_subclasses(each))]
 
 
-def fatr_class(stock: type) -> Any:
-    """Our class for a stock one.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for each in fatr_classes():
-        if each.__name__ == f"FATR{stock.__name__}" and stock.__module__.startswith("transformers.models."):
-            return each
-    raise ValueError(refusal(stock.__name__))
-
-
 def fatr_class_of(model: PreTrainedModel) -> Any:
     """Our class for a loaded stock model.
 
@@ -129,11 +130,17 @@ def fatr_class_of(model: PreTrainedModel) -> Any:
     family, name = family_of(model.config.model_type), type(model).__name__
     if name in ("ViTMSNModel", "ViTMSNForImageClassification") and family is not None:
         return family.classifier if name.endswith("Classification") else family.model
-    return fatr_class(type(model))
+    for each in fatr_classes():
+        if each.__name__ == f"FATR{name}" and type(model).__module__.startswith("transformers.models."):
+            return each
+    raise ValueError(refusal(name, model.config.model_type))
 
 
-def refusal(what: str) -> str:
+def refusal(what: str, model_type: str) -> str:
     """Why a model cannot be reduced, and what can."""
+    for reason, model_types in UNREDUCIBLE.items():
+        if model_type.startswith(model_types):
+            return f"{what} cannot be reduced: {reason}."
     known = ", ".join(sorted(each.__name__.removeprefix("FATR") for each in fatr_classes()))
     return (
         f"{what} cannot be reduced as a whole. These can: {known}. If the model contains one of their encoders, "

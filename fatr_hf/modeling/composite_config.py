@@ -47,16 +47,12 @@ class CompositeConfig(PreTrainedConfig):
         Raises:
             ValueError: a tower of a family that the composite does not take, or none.
         """
-        if isinstance(given, ReductionConfig) and not reduction:
-            return given
         if given is None:
             stock = next(each for each in cls.__mro__ if each.__module__.startswith("transformers.models."))
             given = getattr(stock(), cls.tower_field)  # of the stock composite's defaults
         if given is None:
             raise ValueError(f"{cls.tower_field}=None must be the configuration of a vision transformer.")
         fields = given.to_dict() if isinstance(given, PreTrainedConfig) else dict(given)
-        if "dense_outputs" not in fields:
-            reduction.setdefault("dense_outputs", cls.dense_choices[0])
         model_type = fields.get("model_type", cls.tower_configs[0].model_type)
         known = {name: each for each in cls.tower_configs for name in (*each.stock_model_types, each.model_type)}
         if model_type not in known:
@@ -64,6 +60,10 @@ class CompositeConfig(PreTrainedConfig):
                 f"{cls.tower_field} of model type {model_type!r} cannot be reduced in {cls.__name__}: it must be one "
                 f"of {', '.join(known)}."
             )
+        if isinstance(given, ReductionConfig) and not reduction:
+            return given
+        if "dense_outputs" not in fields:
+            reduction.setdefault("dense_outputs", cls.dense_choices[0])
         tower: ReductionConfig = known[model_type].from_dict(fields, **reduction)
         return tower
 

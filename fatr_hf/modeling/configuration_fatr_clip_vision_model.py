@@ -25,4 +25,4 @@ class FATRCLIPVisionConfig(ReductionConfig, CLIPVisionConfig):
         "clip_vision_model",
         "clip",
     )
-    classifier_reads: ClassVar[str] = "patches"
+    classifier_reads: ClassVar[str | None] = "patches"

@@ -22,10 +22,7 @@ class FATRCLIPSegVisionConfig(ReductionConfig, CLIPSegVisionConfig):
     model_type = "fatr_clipseg_vision_model"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("clipseg_vision_model", "clipseg")
+    classifier_reads: ClassVar[str | None] = None
     takes_any_size: ClassVar[bool] = True
 
     dense_outputs: bool = True  # the decoder reads every patch
-
-    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
-        """Those of the decoder are the whole model's."""
-        return 0

@@ -23,7 +23,7 @@ class FATRDINOv3ViTConfig(ReductionConfig, DINOv3ViTConfig):
     model_type = "fatr_dinov3_vit"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("dinov3_vit",)
-    classifier_reads: ClassVar[str] = "cls_and_patches"
+    classifier_reads: ClassVar[str | None] = "cls_and_patches"
     takes_any_size: ClassVar[bool] = True
 
     @property

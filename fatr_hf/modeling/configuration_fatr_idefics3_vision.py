@@ -22,13 +22,6 @@ class FATRIdefics3VisionConfig(ReductionConfig, Idefics3VisionConfig):
     model_type = "fatr_idefics3_vision"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("idefics3_vision", "idefics3")
+    has_cls: ClassVar[bool] = False
+    classifier_reads: ClassVar[str | None] = None
     takes_any_size: ClassVar[bool] = True
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """None."""
-        return 0
-
-    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
-        """A tower has no head."""
-        return 0

@@ -22,9 +22,5 @@ class FATRIJepaConfig(ReductionConfig, IJepaConfig):
     model_type = "fatr_ijepa"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("ijepa",)
-    classifier_reads: ClassVar[str] = "patches"
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """None."""
-        return 0
+    has_cls: ClassVar[bool] = False
+    classifier_reads: ClassVar[str | None] = "patches"

@@ -23,6 +23,7 @@ class FATRInternVLVisionConfig(ReductionConfig, InternVLVisionConfig):
     model_type = "fatr_internvl_vision"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("internvl_vision",)
+    classifier_reads: ClassVar[str | None] = None
     takes_any_size: ClassVar[bool] = True
 
     @property
@@ -30,10 +31,6 @@ class FATRInternVLVisionConfig(ReductionConfig, InternVLVisionConfig):
         """What InternVL's layers are made of: scaled branches, and an output projection with a bias in any case."""
         bias = self.attention_bias
         return self.spec(query_bias=bias, key_bias=bias, value_bias=bias, scale=self.layer_scale_init_value)
-
-    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
-        """A tower has no head."""
-        return 0
 
     def validate_layers(self) -> None:
         """Checks that the layers are of the kinds that the encoder has (run by `@strict`)."""

@@ -22,9 +22,6 @@ class FATROwlViTVisionConfig(ReductionConfig, OwlViTVisionConfig):
     model_type = "fatr_owlvit_vision_model"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("owlvit_vision_model", "owlvit")
+    classifier_reads: ClassVar[str | None] = None
 
     dense_outputs: bool = True  # every patch asks for a box
-
-    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
-        """Those of the heads are the whole model's."""
-        return 0

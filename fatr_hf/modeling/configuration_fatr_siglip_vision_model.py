@@ -25,9 +25,5 @@ class FATRSiglipVisionConfig(ReductionConfig, SiglipVisionConfig):
         "siglip_vision_model",
         "siglip",
     )
-    classifier_reads: ClassVar[str] = "patches"
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """None."""
-        return 0
+    has_cls: ClassVar[bool] = False
+    classifier_reads: ClassVar[str | None] = "patches"

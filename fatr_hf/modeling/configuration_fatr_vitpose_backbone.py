@@ -23,17 +23,10 @@ class FATRVitPoseBackboneConfig(ReductionConfig, VitPoseBackboneConfig):
     model_type = "fatr_vitpose_backbone"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("vitpose_backbone",)
+    has_cls: ClassVar[bool] = False
+    classifier_reads: ClassVar[str | None] = None
     apply_layernorm: ClassVar[bool] = True
     reshape_hidden_states: ClassVar[bool] = False
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """None."""
-        return 0
-
-    def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
-        """A backbone has no head."""
-        return 0
 
     @property
     def encoder_spec(self) -> EncoderSpec:

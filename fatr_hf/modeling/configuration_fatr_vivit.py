@@ -22,11 +22,7 @@ class FATRVivitConfig(VideoReductionConfig, VivitConfig):
     model_type = "fatr_vivit"
     _auto_class = "AutoConfig"
     stock_model_types: ClassVar[tuple[str, ...]] = ("vivit",)
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """CLS."""
-        return 1
+    has_cls: ClassVar[bool] = True
 
     @property
     def patch_sides(self) -> tuple[int, ...]:

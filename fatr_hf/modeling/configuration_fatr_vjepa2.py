@@ -25,7 +25,7 @@ class FATRVJEPA2Config(VideoReductionConfig, VJEPA2Config):
     _auto_class = "AutoConfig"
     attribute_map = {"image_size": "crop_size", "num_frames": "frames_per_clip", "num_channels": "in_chans"}
     stock_model_types: ClassVar[tuple[str, ...]] = ("vjepa2",)
-    classifier_reads: ClassVar[str] = "patches"
+    classifier_reads: ClassVar[str | None] = "patches"
     takes_any_length: ClassVar[bool] = True
 
     @property

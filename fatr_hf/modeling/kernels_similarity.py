@@ -107,7 +107,7 @@ def distinctness_kernel(tensors, patches, channels, strides, OWN: tl.constexpr, 
         goes_before = (other_energies[None, :] > own_energies[:, None]) | (is_equal & (other[None, :] < own[:, None]))
         nearest = tl.where(goes_before & is_other[None, :], tl.maximum(nearest, cosines), nearest)
         farthest = tl.where(is_other[None, :], tl.minimum(farthest, cosines), farthest)
-    # Nothing goes before the one of most energy.
+    # The patch of most energy has none of more to be compared with.
     most, least = tl.max(nearest, axis=1), tl.min(farthest, axis=1)
     steps = _whole(tl.where(most == float("-inf"), least, most))
     tl.store(distinct + image * patches + own, 1.0 - steps * STEP, mask=is_own)

@@ -130,9 +130,11 @@ class ReductionConfig(PreTrainedConfig):
     """Fields of those that belong to parts of the stock model which FATR does not have."""
     takes_any_size: ClassVar[bool] = False
     """Whether the stock model stretches its positions to every image by itself."""
-    classifier_reads: ClassVar[str] = "cls"
+    has_cls: ClassVar[bool] = True
+    """Whether a CLS token stands before the patches."""
+    classifier_reads: ClassVar[str | None] = "cls"
     """What a classifier reads of an encoder's tokens: ``cls``, ``patches`` (their mean), ``cls_and_patches`` or
-    ``first_patch``."""
+    ``first_patch``; None in a family without one."""
     input_axes: ClassVar[tuple[str, ...]] = ("channels", "height", "width")
     """What pixel values hold along each axis behind the batch."""
 
@@ -196,7 +198,7 @@ class ReductionConfig(PreTrainedConfig):
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches, which are never reduced: CLS and registers, where a family has no others."""
-        return 1 + (getattr(self, "num_register_tokens", None) or 0)
+        return self.has_cls + (getattr(self, "num_register_tokens", None) or 0)
 
     @property
     def classifier_width(self) -> int:
@@ -205,7 +207,7 @@ class ReductionConfig(PreTrainedConfig):
 
     def head_macs(self, num_tokens: int, is_reduced: bool) -> int:
         """Multiply-accumulates of a classifier that reads so many tokens, of a reduced sequence or a whole one."""
-        return self.classifier_width * (self.num_labels or 0)
+        return 0 if self.classifier_reads is None else self.classifier_width * (self.num_labels or 0)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -366,7 +368,7 @@ class ReductionConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={given[name]!r} must be one of {', '.join(ACT2FN)}.")
 
     def check_dc_windows(self, windows: Any) -> None:
-        """Raises a ValueError for what is no number of windows of one reduction layer."""
+        """Raises a ValueError unless a reduction layer's windows are an integer of at least 0."""
         if not is_integer(windows) or windows < 0:
             raise ValueError(f"dc_windows={self.dc_windows} must be integers of at least 0; {windows!r} is not.")
 

@@ -24,6 +24,7 @@ class VideoReductionConfig(ReductionConfig):
     """
 
     input_axes: ClassVar[tuple[str, ...]] = ("frames", "channels", "height", "width")
+    has_cls: ClassVar[bool] = False
     takes_any_length: ClassVar[bool] = False
     """Whether the stock model takes any number of frames."""
 
@@ -33,11 +34,6 @@ class VideoReductionConfig(ReductionConfig):
         if isinstance(self.dc_windows, (list, tuple)):
             self.dc_windows = [list(each) if isinstance(each, tuple) else each for each in self.dc_windows]
         super().__post_init__(**kwargs)
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """None, where a family has no CLS."""
-        return 0
 
     @property
     def patch_sides(self) -> tuple[int, ...]:
@@ -94,7 +90,7 @@ class VideoReductionConfig(ReductionConfig):
         return tuple(side // length for side, length in zip(sides, patch, strict=True))
 
     def check_dc_windows(self, windows: Any) -> None:
-        """Raises a ValueError for what is no number of windows of one reduction layer, nor one for each axis."""
+        """Raises a ValueError unless a reduction layer's windows are an integer, or one for each axis."""
         counts = windows if isinstance(windows, list) else [windows]
         least = 1 if isinstance(windows, list) else 0
         if len(counts) not in (1, 3) or not all(is_integer(count) and count >= least for count in counts):

@@ -1,9 +1,5 @@
 """CLIPSeg: a decoder adds several hidden states of the tower, so that all of these come back on the full grid."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from family_cases import TEXT, TOWER, built, images
@@ -16,6 +12,7 @@ from transformers import (
     CLIPSegVisionConfig,
     CLIPSegVisionModel,
 )
+from without_package import outputs_without_package
 
 import fatr_hf
 from fatr_hf.baselines.matched import matched_rivals
@@ -167,30 +164,9 @@ def test_a_tower_that_hands_fewer_tokens_on_is_refused():
         fatr_hf.convert(BUILDERS["segmenter"](), dense_outputs=False)
 
 
-CODE = """
-import sys
-sys.modules["fatr_hf"] = None
-import torch
-from transformers import AutoModelForImageSegmentation
-given = torch.load(sys.argv[1])
-model = AutoModelForImageSegmentation.from_pretrained(sys.argv[2], trust_remote_code=True).double().eval()
-with torch.no_grad():
-    torch.save(model(**given).logits, sys.argv[3])
-model.save_pretrained(sys.argv[4])
-AutoModelForImageSegmentation.from_pretrained(sys.argv[4], trust_remote_code=True)
-"""
-
-
 @torch.no_grad()
 def test_a_folder_works_without_the_package(tmp_path):
     model = fatr_hf.convert(built(BUILDERS["segmenter"]), **REDUCTION)
-    model.save_pretrained(tmp_path / "model")
-    torch.save(given(), tmp_path / "given.pt")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    names = ("given.pt", "model", "found.pt", "again")
-    command = [sys.executable, "-c", CODE, *(str(tmp_path / each) for each in names)]
-    finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert_rounded_alike(torch.load(tmp_path / "found.pt"), model(**given()).logits)
+    found = outputs_without_package(model, "AutoModelForImageSegmentation", given(), tmp_path)
+    assert_rounded_alike(found["logits"], model(**given()).logits)
     assert type(AutoModel.from_config(model.config)) is fatr_hf.FATRCLIPSegModel

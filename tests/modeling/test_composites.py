@@ -147,6 +147,8 @@ def test_a_tower_of_another_family_is_refused():
         fatr_hf.FATRUperNetConfig.from_dict(
             UperNetConfig(backbone_config=ResNetConfig(out_indices=[1, 2, 3, 4])).to_dict()
         )
+    with pytest.raises(ValueError, match="model type 'fatr_dinov2' cannot be reduced in FATRLlavaConfig"):
+        fatr_hf.FATRLlavaConfig(vision_config=fatr_hf.FATRDinov2Config())
     with pytest.raises(ValueError, match="backbone_config=None must be the configuration of a vision transformer"):
         fatr_hf.FATRDPTConfig.from_dict(DPTConfig().to_dict())
 

@@ -1,9 +1,5 @@
 """EoMT: queries join in front of the sequence on its way, and masks are read off the full grid."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from family_cases import SMALL, built, images
@@ -11,6 +7,7 @@ from family_reference import reference_encode
 from rounding import assert_rounded_alike
 from transformers import EomtConfig, EomtForUniversalSegmentation
 from transformers.utils import is_scipy_available
+from without_package import outputs_without_package
 
 import fatr_hf
 from fatr_hf.analysis.trace import trace
@@ -182,29 +179,9 @@ def test_its_cost_is_counted_and_rivals_run_on_it():
         assert rival(images(2)).masks_queries_logits.shape == (2, 6, 16, 16)
 
 
-CODE = """
-import sys
-sys.modules["fatr_hf"] = None
-import torch
-from transformers import AutoModelForUniversalSegmentation
-pixel_values = torch.load(sys.argv[1])
-model = AutoModelForUniversalSegmentation.from_pretrained(sys.argv[2], trust_remote_code=True).double().eval()
-with torch.no_grad():
-    torch.save(model(pixel_values).masks_queries_logits, sys.argv[3])
-model.save_pretrained(sys.argv[4])
-AutoModelForUniversalSegmentation.from_pretrained(sys.argv[4], trust_remote_code=True)
-"""
-
-
 @torch.no_grad()
 def test_a_folder_works_without_the_package(tmp_path):
     model = fatr_hf.convert(stock_model(), **REDUCTION)
-    model.save_pretrained(tmp_path / "model")
-    torch.save(images(2), tmp_path / "given.pt")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    names = ("given.pt", "model", "found.pt", "again")
-    command = [sys.executable, "-c", CODE, *(str(tmp_path / each) for each in names)]
-    finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert_rounded_alike(torch.load(tmp_path / "found.pt"), model(images(2)).masks_queries_logits)
+    given = {"pixel_values": images(2)}
+    found = outputs_without_package(model, "AutoModelForUniversalSegmentation", given, tmp_path)
+    assert_rounded_alike(found["masks_queries_logits"], model(**given).masks_queries_logits)

@@ -292,6 +292,28 @@ def test_misspelt_fields_are_refused(kind):
         fatr_hf.convert(built(KINDS[kind]), keep_ratios=0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("SamVisionModel", "attend within windows"),
+        ("SwinModel", "stages shrink the grid"),
+        ("HieraModel", "stages shrink the grid"),
+        ("TimesformerModel", "space and over time runs apart"),
+        ("Siglip2VisionModel", "packed or masked"),
+    ],
+)
+def test_what_cannot_be_reduced_is_refused_with_the_reason(name, reason, tmp_path):
+    stock = getattr(transformers, name)
+    with torch.device("meta"):
+        model = stock(stock.config_class())
+    with pytest.raises(ValueError, match=f"^{name} cannot be reduced: its .*{reason}"):
+        fatr_hf.convert(model)
+    model.config.architectures = [name]
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"^{name} cannot be reduced: its .*{reason}"):
+        fatr_hf.convert(tmp_path)
+
+
 def test_what_is_no_family_is_refused_by_its_name():
     text = {**TEXT, "vocab_size": 99}
     with pytest.raises(ValueError, match=r"CLIPTextModel cannot be reduced as a whole\. These can: CLIPForImage"):

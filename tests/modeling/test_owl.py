@@ -1,9 +1,5 @@
 """OWL-ViT and OWLv2: every patch of the grid is a query for a box, so that the tower gives the whole grid back."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from family_cases import TEXT, TOWER, built, images
@@ -21,6 +17,7 @@ from transformers import (
     OwlViTVisionConfig,
     OwlViTVisionModel,
 )
+from without_package import outputs_without_package
 
 import fatr_hf
 from fatr_hf.baselines.matched import matched_rivals
@@ -181,30 +178,9 @@ def test_every_parameter_of_the_tower_gets_a_gradient():
     assert unused == []
 
 
-CODE = """
-import sys
-sys.modules["fatr_hf"] = None
-import torch
-from transformers import AutoModelForZeroShotObjectDetection
-given = torch.load(sys.argv[1])
-model = AutoModelForZeroShotObjectDetection.from_pretrained(sys.argv[2], trust_remote_code=True).double().eval()
-with torch.no_grad():
-    torch.save(model(**given).pred_boxes, sys.argv[3])
-model.save_pretrained(sys.argv[4])
-AutoModelForZeroShotObjectDetection.from_pretrained(sys.argv[4], trust_remote_code=True)
-"""
-
-
 @torch.no_grad()
 def test_a_folder_works_without_the_package(tmp_path):
     model = fatr_hf.convert(built(MODELS["owlv2-detector"]), **REDUCTION)
-    model.save_pretrained(tmp_path / "model")
-    torch.save(given(), tmp_path / "given.pt")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    names = ("given.pt", "model", "found.pt", "again")
-    command = [sys.executable, "-c", CODE, *(str(tmp_path / each) for each in names)]
-    finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert_rounded_alike(torch.load(tmp_path / "found.pt"), model(**given()).pred_boxes)
+    found = outputs_without_package(model, "AutoModelForZeroShotObjectDetection", given(), tmp_path)
+    assert_rounded_alike(found["pred_boxes"], model(**given()).pred_boxes)
     assert type(AutoModelForZeroShotObjectDetection.from_config(model.config)) is type(model)

@@ -1,9 +1,6 @@
 """Folders of every family work by themselves: in one process that cannot import fatr_hf, offline."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +17,7 @@ from family_cases import (
 )
 from rounding import assert_rounded_alike
 from transformers import ViTImageProcessor, YolosImageProcessor
+from without_package import run_isolated
 
 import fatr_hf
 
@@ -97,12 +95,7 @@ def folders(tmp_path_factory):
 @torch.no_grad()
 def test_every_family_loads_without_the_package(folders, tmp_path):
     root, models = folders
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", CODE, str(root)]
-    finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    results = json.loads(finished.stdout.splitlines()[-1])
+    results = json.loads(run_isolated(CODE, tmp_path, root).splitlines()[-1])
     assert results.keys() == models.keys()
     for name, model in models.items():
         arguments = {name_of_pixels(model): samples(model)}

@@ -1,9 +1,5 @@
 """ViTPose: no CLS, experts that an image's data set chooses, and heat maps off the full grid."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from family_cases import built
@@ -19,6 +15,7 @@ from transformers import (
     VitPoseForPoseEstimation,
     VitPoseImageProcessor,
 )
+from without_package import outputs_without_package
 
 import fatr_hf
 from fatr_hf.baselines.macs import count_macs
@@ -205,30 +202,9 @@ def test_auto_classes_build_it():
     assert VitPoseForPoseEstimation(VitPoseConfig(backbone_config=config, num_labels=5)).backbone.config is config
 
 
-CODE = """
-import sys
-sys.modules["fatr_hf"] = None
-import torch
-from transformers import AutoModel
-given = torch.load(sys.argv[1])
-model = AutoModel.from_pretrained(sys.argv[2], trust_remote_code=True).double().eval()
-with torch.no_grad():
-    torch.save(model(**given).heatmaps, sys.argv[3])
-model.save_pretrained(sys.argv[4])
-AutoModel.from_pretrained(sys.argv[4], trust_remote_code=True)
-"""
-
-
 @torch.no_grad()
 def test_a_folder_works_without_the_package(tmp_path):
     name = "pose-classic-experts"
     model = fatr_hf.convert(built(MODELS[name]), **REDUCTION)
-    model.save_pretrained(tmp_path / "model")
-    torch.save(inputs_of(name), tmp_path / "given.pt")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    names = ("given.pt", "model", "found.pt", "again")
-    command = [sys.executable, "-c", CODE, *(str(tmp_path / each) for each in names)]
-    finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert_rounded_alike(torch.load(tmp_path / "found.pt"), given_by(model, name)[0])
+    found = outputs_without_package(model, "AutoModel", inputs_of(name), tmp_path)
+    assert_rounded_alike(found["heatmaps"], given_by(model, name)[0])
