@@ -16,20 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scenes import Scene, draw_scenes, read_sources
+from task_arms import plans_of
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BaseImageProcessor
 
 from fatr_hf.baselines.macs import plan_macs
-from fatr_hf.baselines.matched import matched_plan
 from fatr_hf.baselines.rival import unreduced_copy
 from fatr_hf.benchmark import choose_device
-from fatr_hf.benchmark.frontier import GENTLE_BELOW, preset_within
 from fatr_hf.hub.load import check_has_processor, load_reduced
 from fatr_hf.modeling import LayerPlan, schedule_macs
 from fatr_hf.modeling.encoder import run_layers
 from fatr_hf.modeling.reduction_config import as_pair
-from fatr_hf.modeling.reduction_model import ReductionModel
 from fatr_hf.modeling.token_reduction import dense_sequence
 from fatr_hf.programs import run_program
 
@@ -80,29 +78,6 @@ def main() -> None:
     plans = plans_of(twin, arguments.budgets)
     answers = judge(twin, processor, head, test, plans)
     print(table(answers, {name: plan_macs(twin, plan) / schedule_macs(twin.config) for name, plan in plans.items()}))
-
-
-def plans_of(twin: ReductionModel, budgets: Sequence[float]) -> dict[tuple[float, str], list[LayerPlan]]:
-    """The plans of all arms by their budget and name; the first one does not reduce."""
-    config, depth = twin.config, twin.config.num_hidden_layers
-    gentle = list(range(depth // 6, depth))
-    plans = {(1.0, "no reduction"): config.plan(reduce=False)}
-    for budget in budgets:
-        macs = budget * schedule_macs(config)
-        ours: dict[str, tuple[str, dict[str, Any]]] = {
-            "FATR, as published": ("paper", {}),
-            "FATR, `local`": ("local", {}),
-            "FATR, `faithful`": ("faithful", {}),
-            f"FATR, `faithful`, layers {gentle[0]} to {gentle[-1]}": ("faithful", {"reduction_layers": gentle}),
-        }
-        if budget < GENTLE_BELOW:  # the windows of ``local`` alone may cost more
-            ours["FATR, `local`"] = "local", {"dc_windows": max(1, min(config.patch_grid()) // 4)}
-        for name, (preset, changes) in ours.items():
-            plans[budget, name] = preset_within(config, preset, macs, **changes).plan()
-        matched = preset_within(config, "paper", macs)
-        for name, rival in {"ToMe": "tome", "PiToMe": "pitome", "random selection": "random"}.items():
-            plans[budget, name] = matched_plan(twin, rival, matched)
-    return plans
 
 
 def batches(twin: Any, processor: BaseImageProcessor, scenes: Sequence[Scene]) -> Iterator[tuple[Tensor, Tensor]]:

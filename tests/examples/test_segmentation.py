@@ -42,7 +42,7 @@ def plans():
     model = FATRViTForImageClassification(FATRViTConfig(**size, image_size=32, patch_size=4, num_labels=5)).eval()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[2] / "examples")
-        return importlib.import_module("segmentation").plans_of(unreduced_copy(model), [0.7, 0.55])
+        return importlib.import_module("task_arms").plans_of(unreduced_copy(model), [0.7, 0.55])
 
 
 def test_every_arm_is_within_its_budget_or_matches_it(twin, plans):
@@ -53,6 +53,8 @@ def test_every_arm_is_within_its_budget_or_matches_it(twin, plans):
         share = plan_macs(twin, plan) / whole
         assert share == pytest.approx(budget, abs=0.06)  # a token of 64 is much
         assert share <= budget or not name.startswith("FATR")
+    local = [name for _, name in plans if name.startswith("FATR, `local`")]
+    assert local == ["FATR, `local`", "FATR, `local`, windows of 4 patches a side"]
 
 
 def test_one_pass_gives_what_restoring_and_dense_outputs_give(program, twin, plans, pixel_values):
