@@ -23,7 +23,7 @@ help: ## list the jobs
 
 # Whatever `accelerate launch` is not told it warns of, and without a thread count it computes on one thread. Its --cpu
 # starts one process whatever it is told; several on the CPU start as several GPUs' do.
-run: .venv/.complete ## fine-tune and evaluate: examples/finetune.py with ARGS, on PROCESSES GPUs or the CPU
+run: .venv/.run ## fine-tune and evaluate: examples/finetune.py with ARGS, on PROCESSES GPUs or the CPU
 	@options=$$($(BIN)/python -c 'import torch; \
 		print("--num_cpu_threads_per_process", max(1, torch.get_num_threads() // $(PROCESSES)), \
 			"--multi_gpu" if $(PROCESSES) > 1 else "" if torch.accelerator.is_available() else "--cpu")') && set -x && \
@@ -32,11 +32,11 @@ run: .venv/.complete ## fine-tune and evaluate: examples/finetune.py with ARGS, 
 
 # Without ARGS a table in a few minutes, of ViT-B on a GPU, else of ViT-S; ARGS='--suite targets' holds the project's
 # figures against what is to be reached.
-bench: .venv/.complete ## measure speed and cost beside the rivals: `fatr-hf bench` with ARGS
+bench: .venv/.run ## measure speed and cost beside the rivals: `fatr-hf bench` with ARGS
 	$(BIN)/fatr-hf bench $(ARGS)
 
 # Sized by the device; goes on where an earlier one stopped.
-study: .venv/.complete ## compare FATR, its ablations and its rivals: examples/study.py with ARGS
+study: .venv/.run ## compare FATR, its ablations and its rivals: examples/study.py with ARGS
 	$(BIN)/python examples/study.py $(ARGS)
 
 # The variable silences a notice about MkDocs 2, which the constraints keep out.
@@ -73,15 +73,19 @@ clean: ## remove the environments, caches and build products
 	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.complete: constraints.txt
+# What runs and measurements need is installed first; tests, documentation and demo add to it.
+.venv/.run: EXTRAS := training,benchmark,analysis
+.venv/.complete .venv-oldest/.complete: EXTRAS := dev
+.venv/.run .venv/.complete: constraints.txt
+.venv/.complete: .venv/.run
 .venv-oldest/.complete: constraints-oldest.txt
 
-# The stamp is written last and removed before a change: an interrupted install leaves none, and the next one starts anew.
-%/.complete: setup.cfg
+# Stamps are written last and removed before a change: an interrupted install leaves none, and the next one starts anew.
+.venv/.run .venv/.complete .venv-oldest/.complete: setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "fatr-hf needs Python 3.11 or newer, which '$(PYTHON)' is not: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian: python3-venv)" >&2; exit 1; }
-	if test -f $@; then rm $@; else $(PYTHON) -m venv --clear $*; fi
-	$*/bin/python -m pip install --disable-pip-version-check -c $(filter constraints%,$^) -e '.[dev]'
-	@touch $@
+	if test -f $(@D)/.run; then rm -f $(@D)/.run $(@D)/.complete; else $(PYTHON) -m venv --clear $(@D); fi
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(filter constraints%,$^) -e '.[$(EXTRAS)]'
+	@touch $(@D)/.run $@
