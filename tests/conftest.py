@@ -1,5 +1,6 @@
 """Fixtures for all tests. Nothing reaches the network, and everything random is seeded."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,13 @@ from fatr_hf import FATRViTConfig, FATRViTForImageClassification
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap():
+    """Keeps collections of garbage short: the Trainer asks for many, each among all objects since the module began."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
