@@ -13,12 +13,12 @@ from typer.core import TyperGroup
 COMMANDS = {
     "analyze": "Measures spectrum, rank and attention, layer by layer.",
     "bench": "Times FATR, the stock model and the rivals in turn.",
-    "card": "Prints the model card of a saved FATR model, or writes it.",
+    "card": "Prints or writes the model card of a saved FATR model.",
     "compare": "Compares FATR with the unreduced model and with rivals.",
-    "convert": "Writes a checkpoint as FATR, without training it.",
-    "diagnose": "Says on one page whether a reduction suits a model.",
-    "search": "Looks for the best reductions at every cost.",
-    "verify": "Says whether the code of a saved model is that of this release.",
+    "convert": "Converts a checkpoint to FATR without training.",
+    "diagnose": "Reports on one page whether a reduction suits a model.",
+    "search": "Searches for the best reductions at every cost.",
+    "verify": "Compares the code of a saved model with this release.",
     "visualize": "Draws which tokens a model keeps, layer by layer.",
 }
 

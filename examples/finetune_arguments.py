@@ -30,10 +30,10 @@ class ModelArguments:
     )
     model_revision: str = field(default="main", metadata={"help": "revision of a Hub checkpoint"})
     image_size: list[int] | None = field(
-        default=None, metadata={"help": "of the fine-tuned checkpoint, in pixels: one side, or height and width"}
+        default=None, metadata={"help": "image size for fine-tuning in pixels: one side, or height and width"}
     )
     license: str = field(default="unknown", metadata={"help": "Hub identifier of the weights' license, for the card"})
-    reduction_preset: str | None = field(default=None, metadata={"help": f"reduction by name: {', '.join(PRESETS)}"})
+    reduction_preset: str | None = field(default=None, metadata={"help": f"named reduction: {', '.join(PRESETS)}"})
     reduction_layers: list[int] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["reduction_layers"]})
     keep_ratio: list[float] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["keep_ratio"]})
     dc_windows: list[int] | None = field(default=None, metadata={"help": REDUCTION_FIELDS["dc_windows"]})
@@ -41,18 +41,20 @@ class ModelArguments:
     token_multiple: int | None = field(default=None, metadata={"help": REDUCTION_FIELDS["token_multiple"]})
     selection: str | None = field(default=None, metadata={"help": REDUCTION_FIELDS["selection"]})
     size_exponent: float | None = field(default=None, metadata={"help": REDUCTION_FIELDS["size_exponent"]})
-    base_image_size: int = field(default=8, metadata={"help": "a ViT from scratch: image size in pixels"})
-    base_patch_size: int = field(default=1, metadata={"help": "a ViT from scratch: patch size in pixels"})
-    base_hidden_size: int = field(default=48, metadata={"help": "a ViT from scratch: hidden size"})
-    base_heads: int = field(default=3, metadata={"help": "a ViT from scratch: attention heads"})
-    base_layers: int = field(default=12, metadata={"help": "a ViT from scratch: layers"})
+    base_image_size: int = field(default=8, metadata={"help": "ViT from scratch: image size in pixels"})
+    base_patch_size: int = field(default=1, metadata={"help": "ViT from scratch: patch size in pixels"})
+    base_hidden_size: int = field(default=48, metadata={"help": "ViT from scratch: hidden size"})
+    base_heads: int = field(default=3, metadata={"help": "ViT from scratch: attention heads"})
+    base_layers: int = field(default=12, metadata={"help": "ViT from scratch: layers"})
     # ViT's own 0.02 suits wide models; it leaves a narrow one without a signal for many epochs.
-    base_initializer_range: float = field(default=0.1, metadata={"help": "a ViT from scratch: deviation of weights"})
-    base_epochs: float = field(default=20.0, metadata={"help": "a ViT from scratch: epochs of training"})
-    base_learning_rate: float = field(default=2e-3, metadata={"help": "a ViT from scratch: peak learning rate"})
-    base_weight_decay: float = field(default=0.05, metadata={"help": "a ViT from scratch: AdamW's weight decay"})
-    base_warmup_steps: float = field(default=0.1, metadata={"help": "a ViT from scratch: steps of warm-up or share"})
-    base_augmentation: str = field(default="none", metadata={"help": "a ViT from scratch: augmentation by name"})
+    base_initializer_range: float = field(
+        default=0.1, metadata={"help": "ViT from scratch: standard deviation of initial weights"}
+    )
+    base_epochs: float = field(default=20.0, metadata={"help": "ViT from scratch: training epochs"})
+    base_learning_rate: float = field(default=2e-3, metadata={"help": "ViT from scratch: peak learning rate"})
+    base_weight_decay: float = field(default=0.05, metadata={"help": "ViT from scratch: AdamW's weight decay"})
+    base_warmup_steps: float = field(default=0.1, metadata={"help": "ViT from scratch: warm-up steps, or their share"})
+    base_augmentation: str = field(default="none", metadata={"help": "ViT from scratch: named augmentation"})
 
     def size_fields(self) -> dict[str, Any]:
         """The image size, if one was given; loading interpolates the position embeddings for it."""
@@ -87,12 +89,16 @@ class DataArguments:
     test_split: str | None = field(default=None, metadata={"help": "split to test on"})
     image_column: str | None = field(default=None, metadata={"help": "column of images"})
     label_column: str | None = field(default=None, metadata={"help": "column of labels"})
-    test_fraction: float = field(default=0.2, metadata={"help": "share tested on where there is only one split"})
-    allow_untested_classes: bool = field(default=False, metadata={"help": "test images need not be of all classes"})
+    test_fraction: float = field(default=0.2, metadata={"help": "share of test images if there is only one split"})
+    allow_untested_classes: bool = field(default=False, metadata={"help": "permit classes without test images"})
     check_images: bool = field(default=True, metadata={"help": "decode every image once before training"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "train on so many, spread over the classes"})
-    max_test_samples: int | None = field(default=None, metadata={"help": "test on so many, spread over the classes"})
-    verify_samples: int = field(default=2000, metadata={"help": "test images to prove the saved folder by; 0: none"})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "number of training images, balanced over the classes"}
+    )
+    max_test_samples: int | None = field(
+        default=None, metadata={"help": "number of test images, balanced over the classes"}
+    )
+    verify_samples: int = field(default=2000, metadata={"help": "test images that verify the saved folder; 0: none"})
 
 
 @dataclass
@@ -101,18 +107,18 @@ class AugmentationArguments:
 
     augmentation: str = field(default="none", metadata={"help": f"one of {', '.join(AUGMENTATIONS)}"})
     crop: str | None = field(default=None, metadata={"help": f"one of {', '.join(CROPS)}"})
-    crop_scale: list[float] | None = field(default=None, metadata={"help": "least and greatest share of the area"})
-    horizontal_flip: float | None = field(default=None, metadata={"help": "probability of a mirrored image"})
+    crop_scale: list[float] | None = field(default=None, metadata={"help": "lowest and highest share of the area"})
+    horizontal_flip: float | None = field(default=None, metadata={"help": "probability of mirroring an image"})
     rand_augment_magnitude: float | None = field(default=None, metadata={"help": "RandAugment's level, 0 (off) to 10"})
-    rand_augment_std: float | None = field(default=None, metadata={"help": "standard deviation of that level"})
-    rand_augment_ops: int | None = field(default=None, metadata={"help": "RandAugment's operations on an image"})
-    rand_augment_probability: float | None = field(default=None, metadata={"help": "probability of each of them"})
-    random_erasing: float | None = field(default=None, metadata={"help": "probability of an erased rectangle"})
+    rand_augment_std: float | None = field(default=None, metadata={"help": "standard deviation of RandAugment's level"})
+    rand_augment_ops: int | None = field(default=None, metadata={"help": "RandAugment's operations per image"})
+    rand_augment_probability: float | None = field(default=None, metadata={"help": "probability of each operation"})
+    random_erasing: float | None = field(default=None, metadata={"help": "probability of erasing a rectangle"})
     mixup_alpha: float | None = field(default=None, metadata={"help": "MixUp's parameter; 0 switches it off"})
     cutmix_alpha: float | None = field(default=None, metadata={"help": "CutMix's parameter; 0 switches it off"})
     mix_probability: float | None = field(default=None, metadata={"help": "probability that a batch is mixed"})
-    mix_switch_probability: float | None = field(default=None, metadata={"help": "share of CutMix where both are on"})
-    repeats: int | None = field(default=None, metadata={"help": "times that an image comes in an epoch"})
+    mix_switch_probability: float | None = field(default=None, metadata={"help": "share of CutMix if both are on"})
+    repeats: int | None = field(default=None, metadata={"help": "repetitions of each image in an epoch"})
 
     def resolved(self) -> Augmentation:
         """The augmentation that was named, with what was given beside it.
@@ -132,22 +138,22 @@ class FineTuningArguments(TrainingArguments):
 
     preset: str = field(default="deit", metadata={"help": f"one of {', '.join(RECIPES)}; digits for digits"})
     output_dir: str | None = field(default="outputs/finetuned", metadata={"help": "folder of this run"})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "remove the run that output_dir holds"})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "delete the run in output_dir and start over"})
     teacher: str = field(
         default="start", metadata={"help": "start (the unreduced model), ema, or a checkpoint's name or folder"}
     )
     teacher_revision: str = field(default="main", metadata={"help": "revision of a teacher on the Hub"})
-    distillation_weight: float = field(default=1.0, metadata={"help": "factor of the KL to the teacher"})
-    distillation_temperature: float = field(default=1.0, metadata={"help": "temperature of that KL"})
+    distillation_weight: float = field(default=1.0, metadata={"help": "weight of the KL divergence to the teacher"})
+    distillation_temperature: float = field(default=1.0, metadata={"help": "temperature of the KL divergence"})
     ema_decay: float | None = field(default=None, metadata={"help": "average the weights with this decay; 0: off"})
     learning_rate_batch: int = field(
-        default=0, metadata={"help": "images a step, all processes together, that learning_rate is for; 0: any number"}
+        default=0, metadata={"help": "total images a step that learning_rate is for; 0: do not scale it"}
     )
     elastic: list[float] | None = field(
-        default=None, metadata={"help": "lowest and highest keep ratio: one drawn for each step, for any budget"}
+        default=None, metadata={"help": "lowest and highest keep ratio: draw one for each step, to serve any budget"}
     )
     keep_ratio_warmup: float = field(
-        default=0.0, metadata={"help": "steps, or below 1 their share, in which the keep ratio comes down"}
+        default=0.0, metadata={"help": "steps (below 1: their share) over which the keep ratio falls"}
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "learning rate schedule"})
     logging_steps: float = field(default=10, metadata={"help": "steps between logs"})
@@ -155,7 +161,7 @@ class FineTuningArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
     report_to: str = field(default="none", metadata={"help": "where to report"})
-    seed: int = field(default=0, metadata={"help": "of everything random"})
+    seed: int = field(default=0, metadata={"help": "seed of all random draws"})
 
     def __post_init__(self) -> None:
         # Several processes without an accelerator would otherwise ask for one each.
@@ -205,7 +211,7 @@ Parsed = tuple[ModelArguments, DataArguments, AugmentationArguments, FineTuningA
 def parse_arguments(command_line: list[str]) -> Parsed:
     """Parses the command line; a first argument that ends in .yaml, .yml or .json is a file of further arguments.
 
-    What stands on the command line goes before what stands in the file, and that before the preset.
+    The command line overrides the file, and the file overrides the preset.
 
     Raises:
         ValueError: an unknown preset, or a file that cannot be read.

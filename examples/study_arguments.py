@@ -93,46 +93,48 @@ class StudyArguments:
     """What to study, and how large."""
 
     preset: str | None = field(
-        default=None, metadata={"help": f"a whole study by name: {', '.join(PRESETS)}; further arguments replace its"}
+        default=None, metadata={"help": f"named study: {', '.join(PRESETS)}; other arguments override it"}
     )
     dataset: str | None = field(
         default=None,
         metadata={"help": "digits, a folder (images, parquet/arrow, idx files) or a data set's name on the Hub"},
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "checkpoint to start from; by default models are trained from scratch"}
+        default=None, metadata={"help": "checkpoint to start from; by default train models from scratch"}
     )
-    output_dir: str | None = field(default=None, metadata={"help": "folder of the study; outputs/study-SIZE"})
+    output_dir: str | None = field(default=None, metadata={"help": "folder of the study; default outputs/study-SIZE"})
     size: str | None = field(
         default=None,
-        metadata={"help": f"one of {', '.join(SIZES)}; of a checkpoint {', '.join(TUNING_SIZES)}; by data and device"},
+        metadata={"help": f"{', '.join(SIZES)}; checkpoint: {', '.join(TUNING_SIZES)}; default by data and device"},
     )
-    image_size: int | None = field(default=None, metadata={"help": "side in pixels; the first image's, up to 224"})
-    patch_size: int | None = field(default=None, metadata={"help": "side in pixels; about 14 patches a side"})
-    arms: list[str] | None = field(default=None, metadata={"help": "only these arms (and the unreduced one)"})
+    image_size: int | None = field(
+        default=None, metadata={"help": "side in pixels; default: the first image's, up to 224"}
+    )
+    patch_size: int | None = field(default=None, metadata={"help": "side in pixels; default: about 14 patches a side"})
+    arms: list[str] | None = field(default=None, metadata={"help": "run only these arms (and the unreduced one)"})
     mirror: bool | None = field(
-        default=None, metadata={"help": "mirror training images both ways, and do nothing else to them"}
+        default=None, metadata={"help": "mirror training images both ways, without other augmentation"}
     )
     extras: bool | None = field(
         default=None,
-        metadata={"help": "selections without training, plain patches and any budget too; by default from scratch"},
+        metadata={"help": "also selections without training, plain patches and any budget; on by default from scratch"},
     )
-    train_images: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    test_images: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    hidden_size: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    heads: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    layers: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    coarse_epochs: float | None = field(default=None, metadata={"help": "replaces the size's; 0 for none"})
-    base_epochs: float | None = field(default=None, metadata={"help": "replaces the size's"})
-    base_learning_rate: float | None = field(default=None, metadata={"help": "replaces the size's"})
-    bases: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    seeds: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    tune_images: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    epochs: float | None = field(default=None, metadata={"help": "replaces the size's"})
-    learning_rate: float | None = field(default=None, metadata={"help": "replaces the size's"})
-    keep_ratios: list[float] | None = field(default=None, metadata={"help": "replaces the size's"})
-    batch_size: int | None = field(default=None, metadata={"help": "replaces the size's"})
-    augment: bool | None = field(default=None, metadata={"help": "replaces the size's"})
+    train_images: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    test_images: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    hidden_size: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    heads: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    layers: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    coarse_epochs: float | None = field(default=None, metadata={"help": "overrides the size's; 0 for none"})
+    base_epochs: float | None = field(default=None, metadata={"help": "overrides the size's"})
+    base_learning_rate: float | None = field(default=None, metadata={"help": "overrides the size's"})
+    bases: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    seeds: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    tune_images: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    epochs: float | None = field(default=None, metadata={"help": "overrides the size's"})
+    learning_rate: float | None = field(default=None, metadata={"help": "overrides the size's"})
+    keep_ratios: list[float] | None = field(default=None, metadata={"help": "overrides the size's"})
+    batch_size: int | None = field(default=None, metadata={"help": "overrides the size's"})
+    augment: bool | None = field(default=None, metadata={"help": "overrides the size's"})
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:

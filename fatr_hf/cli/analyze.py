@@ -29,10 +29,10 @@ from .common import (
 )
 
 HELP = """
-Measures what happens to the tokens of a vision transformer, layer by layer: spectrum, rank, likeness, attention.
+Measures the tokens of a vision transformer, layer by layer: spectrum, rank, similarity, attention.
 
-MODEL is a folder or a Hub name of any vision transformer over a grid of patches, reduced or not. IMAGES is a picture, a
-folder of them, or the word photographs. A layer's row is of the tokens that enter it.
+MODEL is a folder or Hub name of any vision transformer over a grid of patches, reduced or not. IMAGES is a picture, a
+folder of them, or the word photographs. A layer's row describes the tokens that enter it.
 
 \b
   fatr-hf analyze outputs/digits/model photographs
@@ -45,15 +45,15 @@ folder of them, or the word photographs. A layer's row is of the tokens that ent
 def run(
     model: ModelName,
     images: Images,
-    measures: Annotated[str | None, option(f"Of {', '.join(MEASURES)}. [all]")] = None,
-    noise: Annotated[bool, option("Also put noise on high- and on low-frequency tokens.", "--noise")] = False,
-    figures: Annotated[Path | None, option("Folder for figures; made if it is not there.")] = None,
-    format: Annotated[str, option(f"Of the figures: {', '.join(each[1:] for each in FORMATS)}. [png]")] = "png",
+    measures: Annotated[str | None, option(f"Measures to take: {', '.join(MEASURES)}. [all]")] = None,
+    noise: Annotated[bool, option("Also add noise to high- and to low-frequency tokens.", "--noise")] = False,
+    figures: Annotated[Path | None, option("Folder for figures; created if missing.")] = None,
+    format: Annotated[str, option(f"Format of the figures: {', '.join(each[1:] for each in FORMATS)}. [png]")] = "png",
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
     revision: Revision = None,
-    json: Annotated[Path | None, option("File for everything that was measured.")] = None,
+    json: Annotated[Path | None, option("Write all measurements to this JSON file.")] = None,
 ) -> None:
     """Reads the options, measures and prints."""
     with refusals():

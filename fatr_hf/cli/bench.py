@@ -42,8 +42,7 @@ from .reduction import Reduction, takes_reduction
 HELP = """
 Times FATR, the stock model and the rivals in turn, and prints a table for each setting.
 
-Several values of an option are separated by commas; every combination of batch size, dtype, execution and task is
-measured.
+Separate several values of an option by commas. Every combination of batch size, dtype, execution and task is measured.
 
 \b
   fatr-hf bench
@@ -60,28 +59,28 @@ measured.
 def run(
     size: Annotated[str | None, option(f"{', '.join(SIZES)} or width/heads/layers. [B on a GPU, else S]")] = None,
     image_size: Annotated[int | None, option("Height and width in pixels. [224]", least=1)] = None,
-    patch_size: Annotated[int | None, option("Likewise. [16; H: 14]", least=1)] = None,
-    batch_size: Annotated[str | None, option("Images at a time, one or several numbers. [GPU: 256, else 8]")] = None,
+    patch_size: Annotated[int | None, option("Height and width of a patch in pixels. [16; H: 14]", least=1)] = None,
+    batch_size: Annotated[str | None, option("Batch size, one or several. [GPU: 256, else 8]")] = None,
     dtype: Annotated[str | None, option(f"{', '.join(DTYPES)}. [GPU: bfloat16, else float32]")] = None,
     execution: Annotated[str | None, option(f"{', '.join(EXECUTIONS)}. [eager]")] = None,
     task: Annotated[str | None, option(f"{', '.join(TASKS)}. [inference]")] = None,
     *,
     reduction: Reduction,
-    score_implementation: Annotated[str | None, option("What computes FATR's scores. [the model's choice]")] = None,
-    fuse: Annotated[bool, option("Inference by fused copies of all but the stock model. [yes]")] = True,
-    contestants: Annotated[str | None, option(f"{', '.join(KINDS)}. [all; for a suite those it needs]")] = None,
-    rounds: Annotated[int | None, option("Rounds that count. [GPU: 30, else 8]", least=1)] = None,
-    warmup: Annotated[int | None, option("Rounds before them. [GPU: 10, else 1]", least=0)] = None,
+    score_implementation: Annotated[str | None, option("Implementation of FATR's scores. [the model's choice]")] = None,
+    fuse: Annotated[bool, option("Time inference with fused copies, except for the stock model. [yes]")] = True,
+    contestants: Annotated[str | None, option(f"{', '.join(KINDS)}. [all; with a suite those it needs]")] = None,
+    rounds: Annotated[int | None, option("Measured rounds. [GPU: 30, else 8]", least=1)] = None,
+    warmup: Annotated[int | None, option("Rounds before the measured ones. [GPU: 10, else 1]", least=0)] = None,
     threads: Annotated[int | None, option("CPU threads. [torch's choice]", least=1)] = None,
-    device: Annotated[str | None, option("Such as cuda:1 or cpu. [cuda, where there is one]")] = None,
-    seed: Annotated[int, option("Of weights and images. [0]")] = 0,
-    suite: Annotated[str | None, option(f"{SUITE}: the project's settings for this device and their targets.")] = None,
+    device: Annotated[str | None, option("Device, such as cuda:1 or cpu. [cuda, if available]")] = None,
+    seed: Annotated[int, option("Seed of weights and images. [0]")] = 0,
+    suite: Annotated[str | None, option(f"{SUITE}: the project's settings and targets for this device.")] = None,
     case: Annotated[str | None, option("Cases of the suite. [all]")] = None,
-    suggest: Annotated[bool, option("Say which token_multiple suits this device.", "--suggest-multiple")] = False,
-    json: Annotated[Path | None, option("File for everything that was measured.")] = None,
-    markdown: Annotated[Path | None, option("File for the tables.")] = None,
-    plot: Annotated[Path | None, option(f"File for throughput over batch size ({', '.join(FORMATS)}).")] = None,
-    load: Annotated[Path | None, option("Measure nothing; print what an earlier --json wrote.")] = None,
+    suggest: Annotated[bool, option("Suggest a token_multiple for this device.", "--suggest-multiple")] = False,
+    json: Annotated[Path | None, option("Write all measurements to this JSON file.")] = None,
+    markdown: Annotated[Path | None, option("Write the tables to this file.")] = None,
+    plot: Annotated[Path | None, option(f"Plot throughput by batch size to this file ({', '.join(FORMATS)}).")] = None,
+    load: Annotated[Path | None, option("Print the results of an earlier --json instead of measuring.")] = None,
 ) -> None:
     """Reads the options, measures and prints."""
     with refusals():

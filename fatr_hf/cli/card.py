@@ -9,7 +9,7 @@ from ..hub.model_card import checkpoint_card
 from .common import ModelName, Revision, check_folders, option, refusals, separated, write_json
 
 HELP = """
-Prints the model card of a saved FATR model, or writes it.
+Prints or writes the model card of a saved FATR model.
 
 \b
   fatr-hf card outputs/model --repo-id user/vit-fatr --license apache-2.0
@@ -20,17 +20,17 @@ Prints the model card of a saved FATR model, or writes it.
 
 def run(
     model: ModelName,
-    output: Annotated[Path | None, option("File for the card. [prints it]")] = None,
+    output: Annotated[Path | None, option("Write the card to this file. [print it]")] = None,
     force: Annotated[bool, option("Replace an existing file.", "--force")] = False,
-    repo_id: Annotated[str | None, option("Where the model is published. [MODEL, if it is no folder]")] = None,
-    license: Annotated[str | None, option("The Hub's identifier of the weights' license. [unknown]")] = None,
-    base_model: Annotated[str | None, option("Hub name of the checkpoint that it was fine-tuned from.")] = None,
-    dataset: Annotated[str | None, option("What it was fine-tuned and tested on.")] = None,
-    accuracy: Annotated[float | None, option("Top-1 accuracy there, from 0 to 1.")] = None,
-    results: Annotated[Path | None, option("Markdown file of what was measured.")] = None,
-    tags: Annotated[str | None, option("Further tags, separated by commas.")] = None,
+    repo_id: Annotated[str | None, option("Hub name of the published model. [MODEL, unless a folder]")] = None,
+    license: Annotated[str | None, option("Hub identifier of the weights' license. [unknown]")] = None,
+    base_model: Annotated[str | None, option("Hub name of the checkpoint before fine-tuning.")] = None,
+    dataset: Annotated[str | None, option("Data set of fine-tuning and test.")] = None,
+    accuracy: Annotated[float | None, option("Top-1 accuracy on that data set, from 0 to 1.")] = None,
+    results: Annotated[Path | None, option("Markdown file of results to include.")] = None,
+    tags: Annotated[str | None, option("Additional tags, separated by commas.")] = None,
     revision: Revision = None,
-    json: Annotated[Path | None, option("File for the card's metadata.")] = None,
+    json: Annotated[Path | None, option("Write the card's metadata to this JSON file.")] = None,
 ) -> None:
     """Reads the options, builds the card and prints or writes it."""
     with refusals():

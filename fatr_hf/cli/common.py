@@ -31,13 +31,13 @@ Images = Annotated[
     str,
     typer.Argument(
         metavar="IMAGES",
-        help="A picture, a folder of them, of idx files, 'photographs' or 'digits'.",
+        help="A picture, a folder of pictures or of idx files, 'photographs' or 'digits'.",
         show_default=False,
     ),
 ]
-BatchSize = Annotated[int, option("Images at a time. [32]", least=1)]
-Limit = Annotated[int | None, option("Take no more images than so many. [all]", least=1)]
-Device = Annotated[str | None, option("Such as cuda:1 or cpu. [cuda, where there is one]")]
+BatchSize = Annotated[int, option("Batch size. [32]", least=1)]
+Limit = Annotated[int | None, option("Maximum number of images. [all]", least=1)]
+Device = Annotated[str | None, option("Device, such as cuda:1 or cpu. [cuda, if available]")]
 Revision = Annotated[str | None, option("Branch, tag or commit on the Hub. [main]")]
 
 

@@ -32,11 +32,11 @@ from .common import (
 from .reduction import FIELDS, Reduction, takes_reduction
 
 HELP = """
-Compares FATR with the unreduced model and with rivals of its cost, all with the same weights, on the same images.
+Compares FATR with the unreduced model and with rivals of equal cost, all with the same weights, on the same images.
 
-MODEL is a folder or a Hub name: a FATR model, or a stock one, which is then reduced without training. IMAGES is a
-picture, a folder of them (a sub-folder for each class gives labels), or the word photographs. The first row is what the
-others are compared with.
+MODEL is a folder or Hub name of a FATR model, or of a stock model, which is then reduced without training. IMAGES is a
+picture, a folder of them (a sub-folder for each class gives labels), or the word photographs. All rows are compared
+with the first.
 
 \b
   fatr-hf compare outputs/digits/model photographs
@@ -45,7 +45,7 @@ others are compared with.
   fatr-hf compare outputs/base path/to/images --beside outputs/other-model
   fatr-hf compare outputs/base path/to/images --frontier frontier.svg --budgets 0.8,0.65,0.5
 
-With --frontier FATR's presets and the rivals are compared at several budgets, by measured time too.
+--frontier compares FATR's presets and the rivals at several budgets, and also measures their time.
 """
 
 
@@ -53,20 +53,20 @@ With --frontier FATR's presets and the rivals are compared at several budgets, b
 def run(
     model: ModelName,
     images: Images,
-    rivals: Annotated[str | None, option(f"Of {', '.join(RIVALS)}. [{', '.join(USUAL)}]")] = None,
-    beside: Annotated[str | None, option("Further models, as they are: folders or Hub names.")] = None,
+    rivals: Annotated[str | None, option(f"Rivals to compare: {', '.join(RIVALS)}. [{', '.join(USUAL)}]")] = None,
+    beside: Annotated[str | None, option("Additional models, used unchanged: folders or Hub names.")] = None,
     *,
     reduction: Reduction,
     batch_size: BatchSize = 32,
     limit: Limit = None,
     device: Device = None,
     revision: Revision = None,
-    frontier: Annotated[Path | None, option("File for a picture of faithfulness over cost and measured time.")] = None,
-    budgets: Annotated[str, option("Shares of the unreduced model's cost. [0.8,0.65,0.5]")] = "0.8,0.65,0.5",
-    batch_sizes: Annotated[str, option("Of the timed passes. [1,8]")] = "1,8",
-    fuse: Annotated[bool, option("Time fused copies. [yes]")] = True,
-    plot: Annotated[Path | None, option("File for a figure of the tokens' state by layer.")] = None,
-    json: Annotated[Path | None, option("File for everything that was measured.")] = None,
+    frontier: Annotated[Path | None, option("Plot faithfulness over cost and measured time to this file.")] = None,
+    budgets: Annotated[str, option("For --frontier: shares of the unreduced cost. [0.8,0.65,0.5]")] = "0.8,0.65,0.5",
+    batch_sizes: Annotated[str, option("For --frontier: batch sizes to time. [1,8]")] = "1,8",
+    fuse: Annotated[bool, option("For --frontier: time fused copies. [yes]")] = True,
+    plot: Annotated[Path | None, option("Plot measures of the tokens by layer to this file.")] = None,
+    json: Annotated[Path | None, option("Write all measurements to this JSON file.")] = None,
 ) -> None:
     """Reads the options, compares and prints."""
     with refusals():

@@ -20,11 +20,11 @@ from .common import (
 from .reduction import FIELDS, Reduction, takes_reduction
 
 HELP = """
-Writes a checkpoint as FATR, without training it.
+Converts a checkpoint to FATR without training.
 
-MODEL is a folder or a Hub name; the families of README convert. Without options of the reduction the preset is
-faithful, for models that are not trained any more. OUTPUT becomes a folder with model, code, image processor and card,
-which transformers alone loads: from_pretrained(OUTPUT, trust_remote_code=True).
+MODEL is a folder or Hub name; the README lists the families that convert. Without options of the reduction the preset
+is faithful, for models that are not trained further. OUTPUT becomes a folder with model, code, image processor and
+card, which loads without fatr_hf: from_pretrained(OUTPUT, trust_remote_code=True).
 
 \b
   fatr-hf convert google/vit-base-patch16-224 outputs/vit-fatr
@@ -37,12 +37,12 @@ which transformers alone loads: from_pretrained(OUTPUT, trust_remote_code=True).
 @takes_reduction("preset", *FIELDS)
 def run(
     model: ModelName,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to create.", show_default=False)],
     *,
     reduction: Reduction,
-    image_size: Annotated[str | None, option("Pixels a side, or height,width. [the checkpoint's]")] = None,
+    image_size: Annotated[str | None, option("Image size: one side, or height,width. [the checkpoint's]")] = None,
     revision: Revision = None,
-    json: Annotated[Path | None, option("File for the summary.")] = None,
+    json: Annotated[Path | None, option("Write the summary to this JSON file.")] = None,
 ) -> None:
     """Reads the options, converts and prints."""
     with refusals(), quiet_loading():

@@ -26,12 +26,12 @@ from .common import (
 from .reduction import FIELDS, Reduction, takes_reduction
 
 HELP = """
-Says on one page whether a reduction suits a model: how it answers beside itself without reduction, what each reduction
-keeps, which layers are costly, whether the choice of tokens matters, and what to do about it.
+Reports on one page whether a reduction suits a model: its answers with and without the reduction, what each reduction
+keeps, which layers are costly, whether the choice of tokens matters, and what to change.
 
-MODEL is a folder or a Hub name: a FATR model, or any ViT, which is then reduced without training. IMAGES is a picture,
-a folder of them (a sub-folder for each class gives labels), or the word photographs; some hundreds are enough. Every
-image takes about three forward passes for each layer of the model.
+MODEL is a folder or Hub name of a FATR model, or of any ViT, which is then reduced without training. IMAGES is a
+picture, a folder of them (a sub-folder for each class gives labels), or the word photographs; a few hundred images are
+enough. Each image takes about three forward passes for each layer of the model.
 
 \b
   fatr-hf diagnose outputs/model path/to/images --html diagnosis.html
@@ -51,8 +51,8 @@ def run(
     limit: Limit = None,
     device: Device = None,
     revision: Revision = None,
-    html: Annotated[Path | None, option("File for the page with its charts.")] = None,
-    json: Annotated[Path | None, option("File for everything that was measured, and the findings.")] = None,
+    html: Annotated[Path | None, option("Write the page with its charts to this file.")] = None,
+    json: Annotated[Path | None, option("Write all measurements and findings to this JSON file.")] = None,
 ) -> None:
     """Reads the options, diagnoses and prints."""
     with refusals():

@@ -21,7 +21,7 @@ Reduction = dict[str, Any]
 
 def option_of(name: str) -> Any:
     """The annotation of one of the reduction's options, or of ``preset``."""
-    by_name = f"A reduction by name: {', '.join(PRESETS)}. [convert: faithful; else paper]"
+    by_name = f"Named reduction: {', '.join(PRESETS)}. [convert: faithful; else paper]"
     words = by_name if name == "preset" else REDUCTION_FIELDS[name]
     least = 1 if name == "token_multiple" else None
     return Annotated[TYPES.get(name, str) | None, option(words, least=least)]

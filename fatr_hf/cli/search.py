@@ -39,11 +39,11 @@ from .common import (
 )
 
 HELP = """
-Looks for the reduction schedules of a model that no other one beats in both cost and quality, without training.
+Searches for the reduction schedules of a model that no other beats in both cost and quality, without training.
 
-MODEL is a folder or a Hub name of any ViT; a FATR model is searched within its own layers and windows. IMAGES is a
-picture, a folder of them (a sub-folder for each class gives labels) or of idx files, or the word photographs or digits.
-With --study the same command goes on where it stopped.
+MODEL is a folder or Hub name of any ViT; for a FATR model the search stays within its own layers and windows. IMAGES is
+a picture, a folder of them (a sub-folder for each class gives labels) or of idx files, or the word photographs or
+digits. With --study the same command resumes an interrupted search.
 
 \b
   fatr-hf search google/vit-base-patch16-224 path/to/images --study search.sqlite --limit 256 --plot search.png
@@ -56,27 +56,27 @@ With --study the same command goes on where it stopped.
 def run(
     model: ModelName,
     images: Images,
-    study: Annotated[Path | None, option("SQLite file that keeps the search. [none]")] = None,
-    trials: Annotated[int, option("Schedules to finish in all, earlier ones included. [200]", least=1)] = 200,
-    objective: Annotated[str, option(f"What a schedule costs: {', '.join(OBJECTIVES)}. [macs]")] = "macs",
-    quality: Annotated[str | None, option(f"{', '.join(QUALITIES)}. [with labels accuracy, else cosine]")] = None,
-    seed: Annotated[int, option("Of the sampler and the crops. [0]")] = 0,
+    study: Annotated[Path | None, option("SQLite file that stores the search. [none]")] = None,
+    trials: Annotated[int, option("Schedules to finish in total, including earlier runs. [200]", least=1)] = 200,
+    objective: Annotated[str, option(f"Cost: {', '.join(OBJECTIVES)}. [macs]")] = "macs",
+    quality: Annotated[str | None, option(f"Quality: {', '.join(QUALITIES)}. [labels: accuracy, else cosine]")] = None,
+    seed: Annotated[int, option("Seed of the sampler and the crops. [0]")] = 0,
     batch_size: BatchSize = 32,
     limit: Limit = None,
-    crops: Annotated[int | None, option("Take so many random crops of each picture. [none]", least=1)] = None,
-    max_layers: Annotated[int | None, option("The most layers that reduce. [all]", least=1)] = None,
+    crops: Annotated[int | None, option("Number of random crops of each picture. [none]", least=1)] = None,
+    max_layers: Annotated[int | None, option("Maximum number of layers that reduce. [all]", least=1)] = None,
     one_per_range: Annotated[bool, option("One layer in each of the paper's three ranges.", "--one-per-range")] = False,
-    windows: Annotated[str | None, option("To choose from. [1, 2, 4, half of the grid]")] = None,
-    token_multiples: Annotated[str, option("To choose from. [1]")] = "1",
-    size_exponents: Annotated[str, option("To choose from. [0, 0.25, 0.5, 0.75, 1]")] = "0,0.25,0.5,0.75,1",
-    macs_range: Annotated[str, option("Least and most multiply-accumulates, as shares. [0.3,0.95]")] = "0.3,0.95",
-    best_at: Annotated[float | None, option("Choose the best schedule that costs no more than this share.")] = None,
-    check: Annotated[str | None, option("Compare it with ToMe on these images, given as IMAGES are.")] = None,
-    write: Annotated[Path | None, option("New folder for the model with it.")] = None,
+    windows: Annotated[str | None, option("Numbers of DC windows to try. [1, 2, 4, half of the grid]")] = None,
+    token_multiples: Annotated[str, option("token_multiples to try. [1]")] = "1",
+    size_exponents: Annotated[str, option("size_exponents to try. [0, 0.25, 0.5, 0.75, 1]")] = "0,0.25,0.5,0.75,1",
+    macs_range: Annotated[str, option("Range of multiply-accumulates to try, as shares. [0.3,0.95]")] = "0.3,0.95",
+    best_at: Annotated[float | None, option("Select the best schedule that costs at most this share.")] = None,
+    check: Annotated[str | None, option("Compare the selected schedule with ToMe on these images (as IMAGES).")] = None,
+    write: Annotated[Path | None, option("Write the model with the selected schedule to this new folder.")] = None,
     device: Device = None,
     revision: Revision = None,
-    plot: Annotated[Path | None, option("File for a figure of quality over cost.")] = None,
-    json: Annotated[Path | None, option("File for all that was tried.")] = None,
+    plot: Annotated[Path | None, option("Plot quality over cost to this file.")] = None,
+    json: Annotated[Path | None, option("Write all trials to this JSON file.")] = None,
 ) -> None:
     """Reads the options, searches and prints."""
     with refusals(), quiet_loading():

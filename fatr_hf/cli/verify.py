@@ -10,9 +10,9 @@ from ..version import __version__
 from .common import ModelName, Revision, check_folders, option, refusals, write_json
 
 HELP = """
-Says whether the code of a saved model is, file by file, that of this release of fatr_hf.
+Compares the code of a saved model, file by file, with this release of fatr_hf.
 
-Nothing of it is run. Ends with code 1 if any file differs, is missing or is not ours.
+Does not run the code. Exits with code 1 if a file differs, is missing or is not ours.
 
 \b
   fatr-hf verify outputs/model
@@ -24,7 +24,7 @@ Nothing of it is run. Ends with code 1 if any file differs, is missing or is not
 def run(
     model: ModelName,
     revision: Revision = None,
-    json: Annotated[Path | None, option("File for the verdicts.")] = None,
+    json: Annotated[Path | None, option("Write the verdicts to this JSON file.")] = None,
 ) -> None:
     """Reads the options, compares and prints."""
     with refusals():

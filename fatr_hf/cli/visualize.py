@@ -44,10 +44,10 @@ GRID_IMAGES = 8
 HELP = """
 Draws where a model keeps its tokens, layer by layer: patches with a token of their own in detail, the others flat.
 
-MODEL is a folder or a Hub name: a FATR model or a rival, or any ViT, which is then reduced without training. Of other
-vision transformers the scores can be drawn, in the layers named. IMAGES is a picture, a folder of them, or the word
-photographs; but for a grid the first one is taken. The end of FILE's name says what is written: .png, .svg, .pdf, or an
-animation as .gif or .mp4.
+MODEL is a folder or Hub name of a FATR model, a rival, or any ViT, which is then reduced without training. For other
+vision transformers only --kind scores works, with --layers. IMAGES is a picture, a folder of them, or the word
+photographs; all kinds but grid use the first image. The extension of FILE sets the format: .png, .svg, .pdf, or .gif or
+.mp4 for an animation.
 
 \b
   fatr-hf visualize google/vit-base-patch16-224 photographs --output kept.png
@@ -64,14 +64,14 @@ def run(
     images: Images,
     output: Annotated[Path, option(f"FILE to write ({', '.join((*FORMATS, *ANIMATION_FORMATS))}).")],
     kind: Annotated[str, option(f"{', '.join(f'{name}: {words}' for name, words in KINDS.items())}. [kept]")] = "kept",
-    limit: Annotated[int | None, option(f"Images of a grid at most. [{GRID_IMAGES}]", least=1)] = None,
-    layers: Annotated[str | None, option("To show, counted from 0. [those that reduce]")] = None,
+    limit: Annotated[int | None, option(f"Maximum images in a grid. [{GRID_IMAGES}]", least=1)] = None,
+    layers: Annotated[str | None, option("Layers to show, counted from 0. [those that reduce]")] = None,
     *,
     reduction: Reduction,
     device: Device = None,
     revision: Revision = None,
-    dpi: Annotated[int, option("Pixels an inch; a panel is 2.3 inches. [150]", least=1)] = 150,
-    json: Annotated[Path | None, option("File for which patches are kept.")] = None,
+    dpi: Annotated[int, option("Pixels per inch; a panel's longer side is 2.3 inches. [150]", least=1)] = 150,
+    json: Annotated[Path | None, option("Write the kept patches to this JSON file.")] = None,
 ) -> None:
     """Reads the options, runs the model and draws."""
     with refusals():

@@ -29,14 +29,14 @@ SELECTIONS = (
 
 REDUCTION_FIELDS = {
     "reduction_layers": "Layers that reduce, counted from 0. [quarter, half, three quarters]",
-    "keep_ratio": "Share of the patches kept: one, or one for each reduction layer. [0.7]",
-    "dc_windows": "Windows along each side: one, or one for each reduction layer. [2, then 1]",
-    "fold": f"What becomes of the others: {', '.join(FOLDS)}. [windows]",
-    "reweight_attention": "Whether heads learn to re-weight high frequencies and DC tokens. [yes]",
-    "dc_position_embeddings": "Whether DC tokens get a learned position embedding. [yes]",
+    "keep_ratio": "Share of the patches to keep: one, or one for each reduction layer. [0.7]",
+    "dc_windows": "DC windows along each side: one, or one for each reduction layer. [2, then 1]",
+    "fold": f"How to fold the other tokens: {', '.join(FOLDS)}. [windows]",
+    "reweight_attention": "Learn per head to re-weight high frequencies and DC tokens. [yes]",
+    "dc_position_embeddings": "Learn a position embedding for DC tokens. [yes]",
     "selection": f"How tokens are ranked: {', '.join(SELECTIONS)}. [high_frequency]",
-    "token_multiple": "Lengths of reduced sequences are multiples of it. [1]",
-    "size_exponent": "Raises attention towards tokens of many patches. [0; fold similar: 1]",
+    "token_multiple": "Reduced sequence lengths are multiples of this. [1]",
+    "size_exponent": "Raises attention to tokens that represent many patches. [0; fold similar: 1]",
 }
 """The fields of the reduction, and what command lines say of them; [their defaults]."""
 
@@ -96,19 +96,19 @@ class ReductionConfig(PreTrainedConfig):
         dc_windows (int or list[int], optional):
             Windows along each side of the patch grid; the patches dropped in a window become one DC token. One value,
             or one per reduction layer; each divides the one before. Defaults to 2 in the first, then 1. 0 in all of
-            them is there for ablation: what is not kept is dropped.
+            them, for ablation, drops the patches that are not kept.
         fold (str, defaults to "windows"):
-            What becomes of the patches that are not kept. `"windows"`, the paper's: each joins the DC token of its
-            window. `"similar"`: each joins the kept patch that is most like it, which stands for both from then on;
-            there are no DC tokens.
+            How the patches that are not kept are folded. `"windows"`, the paper's: each joins the DC token of its
+            window. `"similar"`: each joins the most similar kept patch, which then represents both; there are no DC
+            tokens.
         reweight_attention (bool, defaults to True):
             Whether heads learn to re-weight high frequencies and DC tokens (omega1, omega2).
         dc_position_embeddings (bool, defaults to True):
             Whether DC tokens get a learned position embedding.
         selection (str, defaults to "high_frequency"):
-            How tokens are ranked. `"high_frequency"`, the paper's: by the attention they get.
-            `"high_frequency_energy"`: by what they add to the high frequencies of the attention's output, as far as no
-            other token says the same. `"low_frequency"`, `"cls_attention"`, `"dc_similarity"` and `"random"` are there
+            How tokens are ranked. `"high_frequency"`, the paper's: by the attention they receive.
+            `"high_frequency_energy"`: by their contribution to the high frequencies of the attention output, unless a
+            stronger token resembles them. `"low_frequency"`, `"cls_attention"`, `"dc_similarity"` and `"random"` are
             for ablation.
         token_multiple (int, defaults to 1):
             Fewer tokens are kept until a reduced sequence's length is a multiple of this.
