@@ -1,4 +1,4 @@
-"""Scenes with their masks: items of Fashion-MNIST, enlarged and tinted, on photographs that scikit-image brings along.
+"""Scenes with masks and boxes: items of Fashion-MNIST, enlarged and tinted, on photographs of scikit-image.
 
 Training and test scenes have different items and different photographs.
 """
@@ -25,6 +25,18 @@ FAINT = 0.1
 """Grey values up to this one are what an item lies on, unless the item encloses them."""
 
 
+VISIBLE = 1 / 4
+"""Least share of an item's pixels that others leave uncovered where it counts as an object."""
+
+
+class Object(NamedTuple):
+    """An item of which enough can be seen."""
+
+    label: int
+    box: tuple[int, int, int, int]
+    """Left, top, right and bottom of what can be seen, in pixels; the last two are the first beyond it."""
+
+
 class Scene(NamedTuple):
     """A picture and what each of its pixels shows."""
 
@@ -32,6 +44,9 @@ class Scene(NamedTuple):
     """(side, side, 3)."""
     mask: Pixels
     """(side, side): 0 for the photograph, 1 + the label of an item."""
+    objects: tuple[Object, ...] = ()
+    owner: Pixels | None = None
+    """(side, side): 0 for what belongs to no object, 1 + the place among ``objects``."""
 
 
 class Sources(NamedTuple):
@@ -71,7 +86,8 @@ def draw_scene(sources: Sources, side: int, generator: np.random.Generator) -> S
     photograph = sources.photographs[int(generator.integers(len(sources.photographs)))]
     crop = draw_crop(photograph, min(photograph.shape[:2]), generator)
     picture = np.array(vary(crop, generator).resize((side, side)))
-    mask = np.zeros((side, side), dtype=np.uint8)
+    mask, drawn = (np.zeros((side, side), dtype=np.uint8) for _ in range(2))
+    items: list[tuple[int, int]] = []  # label and number of pixels
     shortest, longest = (round(share * side) for share in SIDES)
     for _ in range(generator.integers(NUMBERS[0], NUMBERS[1] + 1)):
         item = sources.items[int(generator.integers(len(sources.items)))]
@@ -82,7 +98,28 @@ def draw_scene(sources: Sources, side: int, generator: np.random.Generator) -> S
         tint = generator.uniform(80, 255, size=3)
         picture[place][shown] = (tint * (0.3 + 0.7 * shades[shown, None])).astype(np.uint8)
         mask[place][shown] = 1 + item["label"]
-    return Scene(picture, mask)
+        items.append((item["label"], int(shown.sum())))
+        drawn[place][shown] = len(items)
+    return Scene(picture, mask, *find_objects(drawn, items))
+
+
+def find_objects(drawn: Pixels, items: Sequence[tuple[int, int]]) -> tuple[tuple[Object, ...], Pixels]:
+    """The objects of a scene, and which of them every pixel belongs to (see ``Scene.owner``).
+
+    Args:
+        drawn: (side, side), 1 + the place among the items of what is seen; 0 for the photograph.
+        items: label and number of pixels of each.
+    """
+    objects: list[Object] = []
+    owner = np.zeros_like(drawn)
+    for number, (label, pixels) in enumerate(items, start=1):
+        seen = drawn == number
+        if seen.sum() < max(1, VISIBLE * pixels):
+            continue
+        rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+        objects.append(Object(label, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)))
+        owner[seen] = len(objects)
+    return tuple(objects), owner
 
 
 def enlarge(item: PIL.Image.Image, length: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

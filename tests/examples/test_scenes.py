@@ -82,3 +82,24 @@ def test_the_splits_share_neither_items_nor_photographs(module, tmp_path, monkey
         path.unlink()
     with pytest.raises(FileNotFoundError, match="has no files t10k"):
         module.read_sources(tmp_path)
+
+
+def test_boxes_and_owners_are_of_what_can_be_seen(module, flat):
+    for scene in module.draw_scenes(flat, 30, SIDE, 0):
+        for number, (label, (left, top, right, bottom)) in enumerate(scene.objects, start=1):
+            owned = scene.owner == number
+            assert (scene.mask[owned] == 1 + label).all()
+            inside = owned[top:bottom, left:right]
+            assert owned.sum() == inside.sum()
+            assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+        assert scene.owner.max() == len(scene.objects)
+
+
+def test_an_item_that_is_nearly_covered_is_no_object(module):
+    drawn = np.zeros((8, 8), dtype=np.uint8)
+    drawn[:4, :4] = 2  # over the first, of whose 12 pixels 2 are left
+    drawn[4, :2] = 1
+    drawn[6:, 5:] = 3
+    objects, owner = module.find_objects(drawn, [(4, 12), (5, 16), (6, 6)])
+    assert objects == (module.Object(5, (0, 0, 4, 4)), module.Object(6, (5, 6, 8, 8)))
+    assert (owner == np.select([drawn == 2, drawn == 3], [1, 2])).all()
