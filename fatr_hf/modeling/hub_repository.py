@@ -298,8 +298,8 @@ def check_missing_weights(
 
 
 def is_of_classifier(key: str) -> bool:
-    """Whether a parameter of this name is a classifier's; a distilled DeiT has two."""
-    return key.split(".")[0].endswith("classifier")
+    """Whether a parameter of this name is a classifier's; a distilled DeiT has two, an UperNet one in each head."""
+    return any(part.endswith("classifier") or part == "class_predictor" for part in key.split("."))
 
 
 def unread_names(model_class: Any, unexpected: Iterable[str]) -> str:

@@ -112,6 +112,17 @@ def test_it_generates(name):
     assert written.shape == (2, given["input_ids"].shape[1] + 3)
 
 
+def test_new_classes_renew_the_classifiers_of_a_segmentation_model_alone(tmp_path):
+    stock = built(COMPOSITES["upernet-dinov2"])
+    stock.save_pretrained(tmp_path)
+    model = fatr_hf.convert(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert model.decode_head.classifier.out_channels == model.auxiliary_head.classifier.out_channels == 7
+    kept = model.decode_head.bottleneck.conv.weight
+    assert torch.equal(kept, stock.decode_head.bottleneck.conv.weight.to(kept.dtype))
+    with pytest.raises(ValueError, match="For new classes give ignore_mismatched_sizes=True"):
+        fatr_hf.convert(tmp_path, num_labels=7)
+
+
 @pytest.mark.parametrize("name", BACKBONED)
 def test_its_backbone_gets_gradients(name):
     model = fatr_hf.convert(built(COMPOSITES[name]), **REDUCTION).train()

@@ -185,3 +185,16 @@ def test_a_folder_works_without_the_package(tmp_path):
     given = {"pixel_values": images(2)}
     found = outputs_without_package(model, "AutoModelForUniversalSegmentation", given, tmp_path)
     assert_rounded_alike(found["masks_queries_logits"], model(**given).masks_queries_logits)
+
+
+def test_new_classes_renew_the_layer_that_predicts_them_alone(tmp_path):
+    stock = stock_model()
+    stock.save_pretrained(tmp_path)
+    fresh = {"num_labels": 7, "ignore_mismatched_sizes": True}
+    model = fatr_hf.FATREomtForUniversalSegmentation.from_pretrained(tmp_path, **fresh)
+    assert model.class_predictor.out_features == 8
+    assert model.criterion.empty_weight.shape == (8,)
+    assert (model.criterion.empty_weight[:-1] == 1).all()
+    assert_rounded_alike(model.query.weight, stock.query.weight.to(model.dtype))
+    with pytest.raises(ValueError, match=r"class_predictor.weight is \(4, 32\) and must be \(8, 32\)"):
+        fatr_hf.FATREomtForUniversalSegmentation.from_pretrained(tmp_path, num_labels=7)
