@@ -66,12 +66,12 @@ SIZES = {
 ``digits`` is for that data set."""
 
 TUNING_SIZES = {
-    "short": Size(300, 200, None, None, None, 0, 1, 1e-5, 1, 2, None, 1, 1e-5, (0.7,), 8, augment=False),
-    "evening": Size(1200, None, None, None, None, 0, 1, 1e-5, 1, 3, None, 1, 1e-5, (0.7, 0.5), 16, augment=False),
+    "short": Size(600, 400, None, None, None, 0, 3, 3e-5, 1, 2, None, 3, 3e-5, (0.5,), 20, augment=False),
+    "evening": Size(600, None, None, None, None, 0, 3, 3e-5, 1, 2, None, 3, 3e-5, (0.7, 0.5), 20, augment=False),
     "full": Size(None, None, None, None, None, 0, 8, 3e-5, 1, 5, None, 8, 3e-5, (0.7, 0.5), 64, augment=False),
 }
 """Sizes of studies that start from a checkpoint. In the preset ``solar_cells``, of a ViT-S with 257 tokens, ``short``
-takes an idle core an hour and ``evening`` two of them four hours; ``full`` wants a GPU."""
+takes two idle cores two hours and ``evening`` three and a half; ``full`` wants a GPU."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "solar_cells": {
