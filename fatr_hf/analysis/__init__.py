@@ -19,6 +19,7 @@ from .model_measures import MEASURES
 from .noise import noise_sensitivity
 from .pictures import plot_grid, plot_kept, plot_scores
 from .trace import LayerTrace, TokenState, trace
+from .video_trace import trace_video
 
 __all__ = [
     "MEASURES",
@@ -53,4 +54,5 @@ __all__ = [
     "trace",
     "trace_image",
     "trace_rivals",
+    "trace_video",
 ]

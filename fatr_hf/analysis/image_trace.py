@@ -51,6 +51,8 @@ class ImageTrace(NamedTuple):
     pixels: Tensor
     """(height, width, 3) float32 in [0, 1]: the picture as the model gets it, resized by its processor."""
     layers: tuple[PatchMap, ...]
+    frames: int = 1
+    """Of a video, which is a strip of so many frames side by side (see ``trace_video``)."""
 
     @property
     def tokens(self) -> int:

@@ -30,7 +30,9 @@ PANEL_INCHES = 2.3
 LEAST_WIDTH, LEAST_HEIGHT = 1.5, 1.2
 """Of a panel, in inches."""
 COLUMNS = 4
-"""Panels side by side, where the panels of one image flow."""
+"""Panels side by side, where the panels of one image flow; the strip of a video is as wide as all of them."""
+FRAME_GAP = 4
+"""Between the frames of a video, in points."""
 FULL_LINES = 1 / 6
 """Patches of so many inches have lines of full width."""
 NAME_DENSITY = 10
@@ -189,6 +191,9 @@ def draw_patches(axes: "Axes", image: ImageTrace, content: Tensor, title: str) -
     axes.set_title(title, fontsize="small")
     axes.set_xticks([])
     axes.set_yticks([])
+    for number in range(1, image.frames):
+        place = columns * number / image.frames
+        axes.vlines(place, 0, rows, colors="white", linewidth=FRAME_GAP, zorder=3)  # above the lines between patches
     return axes.imshow(
         content.numpy(),
         extent=(0, columns, rows, 0),
@@ -215,7 +220,7 @@ def draw_lines(axes: "Axes", lines: Lines, width: float, edge: float, opacity: f
 
 def flowing_panels(image: ImageTrace, number: int, caption: str) -> tuple["Figure", list["Axes"]]:
     """A figure with so many panels for one image, ``COLUMNS`` in a row."""
-    columns = min(number, COLUMNS)
+    columns = min(number, COLUMNS) if image.frames == 1 else 1
     figure, rows = new_panels([image] * -(-number // columns), columns, caption)
     panels = [axes for row in rows for axes in row]
     for axes in panels[number:]:
@@ -246,5 +251,7 @@ def new_panels(images: Sequence[ImageTrace], columns: int, caption: str) -> tupl
 def panel_size(image: ImageTrace) -> tuple[float, float]:
     """Height and width of an image's panel in inches."""
     height, width = image.pixels.shape[:2]
+    if image.frames > 1:
+        return COLUMNS * PANEL_INCHES * height / width, COLUMNS * PANEL_INCHES
     scale = max(PANEL_INCHES / max(height, width), LEAST_HEIGHT / height, LEAST_WIDTH / width)
     return scale * height, scale * width

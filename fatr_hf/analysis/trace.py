@@ -29,8 +29,8 @@ class TokenState(NamedTuple):
 
     tokens: Tensor
     """(batch, tokens, hidden), without gradient."""
-    grid: tuple[int, int]
-    """Rows and columns of patches."""
+    grid: Any
+    """Rows and columns of patches, a tuple of integers; of videos (``trace_plan``) tubelets before them."""
     num_prefix: int
     """Tokens before the patches: CLS and its like."""
     num_dc: int
@@ -112,6 +112,11 @@ def check_traceable(model: PreTrainedModel) -> None:
     check_model(model)
     check_takes_images(model.config, "analysed")
     check_patch_size(model.config)
+    check_settled(model)
+
+
+def check_settled(model: PreTrainedModel) -> None:
+    """Raises a ValueError for a model that is in training or fused."""
     if model.training:
         raise ValueError("A model in training mode cannot be analysed: call model.eval() first.")
     if is_fused(model):
@@ -144,8 +149,7 @@ def layout_state(tokens: Tensor, layout: TokenLayout) -> TokenState:
     nowhere = layout.positions.new_zeros(len(layout.positions), math.prod(layout.grid), dtype=torch.bool)
     is_own = torch.ones_like(layout.positions, dtype=torch.bool) if layout.sizes is None else layout.sizes == 1
     own = nowhere.scatter(1, layout.positions, is_own)
-    rows, columns = layout.grid
-    return TokenState(tokens, (rows, columns), layout.num_prefix, layout.num_dc, token_sources(layout), own)
+    return TokenState(tokens, layout.grid, layout.num_prefix, layout.num_dc, token_sources(layout), own)
 
 
 @torch.no_grad()
