@@ -6,6 +6,7 @@ from typing import Any
 from fatr_hf.baselines.matched import matched_plan
 from fatr_hf.benchmark.frontier import GENTLE_BELOW, preset_within
 from fatr_hf.modeling import LayerPlan, schedule_macs
+from fatr_hf.modeling.presets import default_layers
 from fatr_hf.modeling.reduction_model import ReductionModel
 
 RIVALS = {"ToMe": "tome", "PiToMe": "pitome", "random selection": "random"}
@@ -25,7 +26,7 @@ def plans_of(twin: ReductionModel, budgets: Sequence[float]) -> dict[tuple[float
         macs = budget * schedule_macs(config)
         for name, (preset, changes) in {
             "FATR, as published": ("paper", {}),
-            **local_windows(config.patch_grid(), budget),
+            **local_windows(config.patch_grid(), depth, budget),
             "FATR, `faithful`": ("faithful", {}),
             f"FATR, `faithful`, layers {gentle[0]} to {gentle[-1]}": ("faithful", {"reduction_layers": gentle}),
         }.items():
@@ -36,8 +37,10 @@ def plans_of(twin: ReductionModel, budgets: Sequence[float]) -> dict[tuple[float
     return plans
 
 
-def local_windows(grid: Sequence[int], budget: float) -> dict[str, tuple[str, dict[str, Any]]]:
+def local_windows(grid: Sequence[int], depth: int, budget: float) -> dict[str, tuple[str, dict[str, Any]]]:
     """The preset ``local`` by its name, with larger windows where its own would cost more than the budget."""
     if budget >= GENTLE_BELOW:
         return {"FATR, `local`": ("local", {})}
-    return {"FATR, `local`, windows of 4 patches a side": ("local", {"dc_windows": max(1, min(grid) // 4)})}
+    sides = [max(1, length // 4) for length in grid]
+    windows = min(sides) if len(grid) == 2 else [sides] * len(default_layers(depth))
+    return {"FATR, `local`, windows of 4 patches a side": ("local", {"dc_windows": windows})}

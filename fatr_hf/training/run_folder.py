@@ -81,7 +81,7 @@ def check_same_arguments(record: Path, arguments: dict[str, Any]) -> None:
     if changed:
         raise ValueError(
             f"The output folder {record.parent} holds a run with other arguments: {'; '.join(changed)}. Resume with "
-            "the same arguments, replace it with --overwrite_output_dir true, or choose another --output_dir."
+            "the same arguments, choose another folder, or remove this one."
         )
 
 
