@@ -16,6 +16,7 @@ MISTAKES = {
     "export.py": (["--model", "m", "--format", "pt2", "--output", "{tmp}"], "must be a new or an empty folder"),
     "family_speed.py": (["--rounds", "0"], "--rounds 0 must be at least 1"),
     "finetune.py": (["--preset", "imagenet"], "--preset imagenet must be one of"),
+    "moving_items.py": (["./nowhere", "{tmp}/new"], "nowhere has neither train-images-idx3-ubyte"),
     "linear_probe.py": (["m", "digits", "{tmp}"], "is there already, and no empty folder"),
     "solar_cells.py": (["{tmp}"], "is there already, and no empty folder"),
     "segmentation.py": (["m", "./nowhere"], "nowhere has neither train-images-idx3-ubyte"),
