@@ -25,6 +25,7 @@ from transformers import ViTConfig, ViTForImageClassification
 ROOT = Path(__file__).parents[2]
 
 TINY = {
+    "base_image_size": 8,
     "base_layers": 4,
     "base_hidden_size": 16,
     "base_heads": 2,
