@@ -110,8 +110,8 @@ def main() -> None:
     head = fit_head(features, patch_targets(train, grid), grid, side, arguments.seed)
     found: dict[Arm, list[Found]] = {name: [] for name in plans}
     for batch in read_features(twin, processor, test, plans):
-        for name, each in batch.items():
-            found[name] += detect(head, each, grid, side)
+        for arm, patches in batch.items():
+            found[arm] += detect(head, patches, grid, side)
     shares = {name: plan_macs(twin, plan) / schedule_macs(twin.config) for name, plan in plans.items()}
     print(table({name: evaluate(test, each) for name, each in found.items()}, shares))
 
@@ -235,7 +235,7 @@ def evaluate(scenes: Sequence[Scene], found: Sequence[Found]) -> Any:
             objects.append(
                 {"image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             )
-    labels = sorted({each["category_id"] for each in objects})
+    labels = sorted({each.label for scene in scenes for each in scene.objects})
     truth.dataset = {
         "info": {},
         "images": [{"id": image} for image in range(1, len(scenes) + 1)],
