@@ -64,7 +64,7 @@ def test_a_reduced_model_keeps_its_reduction(invoke, make_fatr, pictures, tmp_pa
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "fatr")
     result = invoke("diagnose", tmp_path / "fatr", pictures, "--limit", "1")
     assert result.exit_code == 0
-    assert "these reduce: 1, 3. Keep ratio 0.6" in result.stdout
+    assert "in layers 1, 3 (of 4, counted from 0). Keep ratio 0.6" in result.stdout
     assert "Accuracy is not known" in result.stdout
 
 

@@ -71,13 +71,13 @@ def verdict(diagnosis: Diagnosis) -> Finding:
     """Whether the reduction suits the model as it is."""
     loss = decisive_loss(diagnosis)
     if loss.mean + loss.margin <= loss.tolerated:
-        advice = "Use it as it is. What it gains in speed on your device, fatr-hf bench measures."
+        advice = "Use it as it is. fatr-hf bench measures the gain in speed on your device."
         return Finding("good", "The reduction suits this model", loss.words, loss.threshold, advice)
     if loss.mean - loss.margin > loss.tolerated:
-        advice = "Fine-tune the reduced model, or reduce less: a higher keep ratio, or fewer layers."
+        advice = "Fine-tune the reduced model, or reduce less: raise the keep ratio or reduce in fewer layers."
         return Finding("warning", "Fine-tune before use", loss.words, loss.threshold, advice)
     advice = (
-        f"Give more images of the kind that the model is for, at least {LEAST_IMAGES} and better some hundreds: four "
+        f"Give more images like those the model is meant for: at least {LEAST_IMAGES}, better a few hundred. Four "
         "times as many halve the standard error."
     )
     return Finding("unsure", "Too few images for a verdict", loss.words, loss.threshold, advice)
@@ -90,23 +90,29 @@ def decisive_loss(diagnosis: Diagnosis) -> Loss:
         lost = answers["accuracy_lost"]
         words = (
             f"Accuracy is {percent(answers['unreduced_accuracy'])} without the reduction and "
-            f"{percent(answers['accuracy'])} with it: {100 * lost.mean:.1f} points lost{error(lost, 100)}."
+            f"{percent(answers['accuracy'])} with it: {100 * abs(lost.mean):.1f} points "
+            f"{'gained' if lost.mean < 0 else 'lost'}{error(lost, 100)}."
         )
         words = " ".join(filter(None, (words, without_class(lost.images, diagnosis.images))))
-        return counted_loss("Accuracy may fall by", words, lost, TOLERATED_ACCURACY_LOSS)
+        return counted_loss("Accuracy may fall by at most", words, lost, TOLERATED_ACCURACY_LOSS)
     if "agreement" in answers:
         changes = complement(answers["agreement"])
         words = f"The reduction changes the class of {percent(changes)} of the images{error(changes, 100)}."
-        return counted_loss("The share of changed classes may be", words, changes, TOLERATED_CHANGES)
+        return counted_loss("The share of changed classes may be at most", words, changes, TOLERATED_CHANGES)
     lost = complement(answers["cosine"])
     words = f"The cosine to the unreduced outputs is {1 - lost.mean:.4f}{error(lost, 1)}."
-    threshold = f"The cosine may fall {TOLERATED_COSINE_LOSS:g} below 1, {MARGIN:g} standard errors included."
+    threshold = (
+        f"The cosine may be at most {TOLERATED_COSINE_LOSS:g} below 1, including a margin of {MARGIN:g} standard "
+        "errors."
+    )
     return Loss(words, lost.mean, margin(lost), TOLERATED_COSINE_LOSS, threshold)
 
 
 def counted_loss(rule: str, words: str, lost: Figure, tolerated: float) -> Loss:
     """A loss that counts images; its margin is three images at least, since none of ``n`` leaves up to ``3/n``."""
-    threshold = f"{rule} up to {tolerated:g}, {MARGIN:g} standard errors or 3 images (the larger) included."
+    threshold = (
+        f"{rule} {tolerated:g}, including a margin of {MARGIN:g} standard errors or 3 images, whichever is larger."
+    )
     return Loss(words, lost.mean, max(margin(lost), 3 / lost.images), tolerated, threshold)
 
 
@@ -122,12 +128,15 @@ def reduce_later(diagnosis: Diagnosis) -> Finding | None:
         layer for layer in range(harmful[-1] + 1, diagnosis.depth - 1) if 1 - moved[layer].mean <= TOLERATED_COSINE_LOSS
     ]
     costs = join(f"{lost[layer].mean:.3f} in layer {layer}" for layer in harmful)
-    evidence = f"Alone, a reduction lowers the cosine to the unreduced outputs by {costs}."
-    advice = "Keep more patches: the first reduction costs too much in every layer after these."
+    evidence = f"A reduction alone lowers the cosine to the unreduced outputs by {costs}."
+    advice = "Keep more patches: the first reduction costs too much in all later layers too."
     if later:
-        evidence += f" Put in layer {later[0]}, the first one lowers it by {1 - moved[later[0]].mean:.3f}."
+        evidence += f" Moved to layer {later[0]}, the first reduction lowers it by {1 - moved[later[0]].mean:.3f}."
         advice = f"Reduce from layer {later[0]} on, or keep more patches."
-    threshold = f"A reduction in one layer that clearly lowers the cosine by more than {TOLERATED_COSINE_LOSS:g}."
+    threshold = (
+        f"A reduction in one layer lowers the cosine by more than {TOLERATED_COSINE_LOSS:g}, after a margin of "
+        f"{MARGIN:g} standard errors."
+    )
     return Finding("warning", "Reduce later", evidence, threshold, advice)
 
 
@@ -138,16 +147,17 @@ def use_local_windows(diagnosis: Diagnosis) -> Finding | None:
         return None
     local, cost = diagnosis.local_reduction or {}, diagnosis.macs["local"] / diagnosis.macs["unreduced"]
     evidence = (
-        f"At {cost:.2f} of the unreduced cost local windows reach a cosine of {own + gain.mean:.4f} to the unreduced "
-        f"outputs, where the present reduction has {own:.4f}: a gain of {gain.mean:.4f}"
-        f"{error(gain, 1)}."
+        f"At {cost:.2f} of the unreduced cost, local windows reach a cosine of {own + gain.mean:.4f} to the unreduced "
+        f"outputs. The present reduction reaches {own:.4f}, which is {gain.mean:.4f} less{error(gain, 1)}."
     )
-    threshold = f"They clearly win back at least {100 * LOCAL_GAIN:g}% of what the cosine lost."
+    threshold = (
+        f"They recover more than {100 * LOCAL_GAIN:g}% of the lost cosine, and more than {MARGIN:g} standard errors."
+    )
     advice = (
         f"Try dc_windows={local['dc_windows'][0]}, size_exponent={local['size_exponent']:g} and "
-        f"keep_ratio={local['keep_ratio'][0]:g}, or for an unreduced checkpoint the preset local."
+        f"keep_ratio={local['keep_ratio'][0]:g}, or the preset local with an unreduced checkpoint."
     )
-    return Finding("note", "More windows lose less", evidence, threshold, advice)
+    return Finding("note", "Local windows lose less", evidence, threshold, advice)
 
 
 def compare_with_chance(diagnosis: Diagnosis) -> Finding | None:
@@ -159,20 +169,20 @@ def compare_with_chance(diagnosis: Diagnosis) -> Finding | None:
     words = {"as_it_is": "the model's own selection", "random": "a random one", "low_frequency": "low frequencies"}
     each = [f"{words[name]} {cosine.mean:.4f}" for name, cosine in cosines.items() if cosine is not None]
     evidence = (
-        f"Cosine to the unreduced outputs at the same cost: {join(each)}. A random selection gains {gain.mean:+.4f} "
-        f"over the model's own{error(gain, 1)}."
+        f"Cosine to the unreduced outputs at the same cost: {join(each)}. The random selection differs from the "
+        f"model's own by {gain.mean:+.4f}{error(gain, 1)}."
     )
     width = margin(gain)
-    threshold = f"Better or worse by more than {MARGIN:g} standard errors of the difference."
+    threshold = f"A difference of more than {MARGIN:g} standard errors."
     if gain.mean + width < 0:
-        advice = "Keep the selection: which patches stay matters for this model."
+        advice = "Keep the selection: it matters for this model which patches are kept."
         return Finding("good", "The selection does better than chance", evidence, threshold, advice)
     advice = (
-        "Do not count on the choice of patches. Compare selections by accuracy after fine-tuning, which levels most of "
-        "them (docs/results.md)."
+        "Do not rely on the choice of patches. Compare selections by their accuracy after fine-tuning, which evens out "
+        "most differences (docs/results.md)."
     )
     if gain.mean - width > 0:
-        return Finding("warning", "Chance selects better on these images", evidence, threshold, advice)
+        return Finding("warning", "A random selection does better on these images", evidence, threshold, advice)
     return Finding("note", "The selection does no better than chance on these images", evidence, threshold, advice)
 
 
@@ -183,13 +193,14 @@ def keeps_less_detail(diagnosis: Diagnosis) -> Finding | None:
     if not layers:
         return None
     kept, chance = diagnosis.by_layer("energy_of_patches"), diagnosis.by_layer("energy_by_chance")
-    each = (f"{percent(kept[layer])} where chance keeps {percent(chance[layer])}, in layer {layer}" for layer in layers)
+    each = (f"{percent(kept[layer])} in layer {layer} (by chance {percent(chance[layer])})" for layer in layers)
     return Finding(
         "note",
         "The kept patches carry less detail than a random choice",
-        f"Of the high-frequency energy they keep {'; '.join(each)}.",
-        f"Below the mean over all choices by more than {MARGIN:g} standard errors.",
-        "The score is drawn attention, which does not bound energy (docs/theory.md, section 4). Go by the answers.",
+        f"Of the high-frequency energy they keep {join(each)}.",
+        f"More than {MARGIN:g} standard errors below the mean over all possible choices.",
+        "Judge the reduction by its answers: the attention that patches receive does not bound their energy "
+        "(docs/theory.md, section 4).",
     )
 
 
@@ -202,20 +213,20 @@ def report_sinks(diagnosis: Diagnosis) -> Finding | None:
     if masses[worst].mean < SINK_MASS and not diagnosis.fixed_sinks:
         return None
     evidence = (
-        f"In layer {worst} sinks take {percent(masses[worst])} of all attention, {counts[worst].mean:.2g} patches an "
-        f"image. {still_kept(diagnosis, 'sinks')}"
+        f"In layer {worst}, sinks receive {percent(masses[worst])} of all attention: {counts[worst].mean:.2g} patches "
+        f"per image. {still_kept(diagnosis, 'sinks')}"
     )
     if diagnosis.fixed_sinks:
         places = dict.fromkeys(f"row {sink.row} column {sink.column}" for sink in diagnosis.fixed_sinks)
-        evidence += f" In most images: {join(places)}."
+        evidence += f" At least half of the images have a sink at {join(places)}."
     return Finding(
         "note",
         "A few patches draw attention whatever the query",
         evidence,
-        f"A column mean of at least {SINK_RATIO:g} times the uniform share; reported from {100 * SINK_MASS:g}% of a "
-        "layer's attention on, or at a fixed place.",
-        "A sink that is kept takes the place of a patch with detail; one that is folded sends its attention elsewhere. "
-        "Look where they lie (fatr-hf visualize --kind scores); a model with registers has fewer.",
+        f"A sink's column mean is at least {SINK_RATIO:g} times the uniform share. Reported if sinks receive at least "
+        f"{100 * SINK_MASS:g}% of a layer's attention, or lie at a fixed position.",
+        "A kept sink takes the place of a patch with detail; the attention to a folded one moves elsewhere. See where "
+        "they lie with fatr-hf visualize --kind scores. A model with registers has fewer.",
     )
 
 
@@ -229,18 +240,19 @@ def report_high_norms(diagnosis: Diagnosis) -> Finding | None:
     return Finding(
         "note",
         "Some patches have a norm far above the others",
-        f"Layer {most} has {counts[most].mean:.2g} an image, which draw {percent(masses.get(most))} of its attention; "
-        f"{len(layers)} of {diagnosis.depth} layers have them. {still_kept(diagnosis, 'high_norms')}",
-        f"A norm of at least {HIGH_NORM_RATIO:g} times the median; reported from {HIGH_NORMS_PER_IMAGE:g} an image on.",
-        "They hold what the model noted about the whole image. Keep them where you can: reduce where they are kept, or "
-        "use a model with registers.",
+        f"Layer {most} has {counts[most].mean:.2g} per image, which receive {percent(masses.get(most))} of its "
+        f"attention. {len(layers)} of {diagnosis.depth} layers have them. {still_kept(diagnosis, 'high_norms')}",
+        f"Their norm is at least {HIGH_NORM_RATIO:g} times the median. Reported if a layer has at least "
+        f"{HIGH_NORMS_PER_IMAGE:g} per image.",
+        "They store information about the whole image, so keep them: reduce in layers that keep them, or use a model "
+        "with registers.",
     )
 
 
 def still_kept(diagnosis: Diagnosis, name: str) -> str:
     """A sentence on how many of some patches are still tokens of their own after each reduction."""
     kept = diagnosis.by_layer(f"{name}_kept")
-    return f"Still kept are {join(f'{percent(each)} after layer {layer}' for layer, each in kept.items())}."
+    return f"Still kept: {join(f'{percent(each)} after layer {layer}' for layer, each in kept.items())}."
 
 
 def report_missing_labels(diagnosis: Diagnosis) -> Finding | None:
@@ -253,8 +265,8 @@ def report_missing_labels(diagnosis: Diagnosis) -> Finding | None:
         "The images have no labels that are classes of the model."
         if "agreement" in diagnosis.answers
         else "The model is an encoder: it is judged by its outputs, not by a task.",
-        "Labels that are classes of the model, for some images at least.",
-        "Put the images of each class into a folder with its name, or measure the task that the model is for.",
+        "At least one image has a label that is a class of the model.",
+        "Put the images of each class into a folder named after it, or measure the task that the model is meant for.",
     )
 
 
@@ -290,7 +302,7 @@ def percent(figure: Figure | None) -> str:
 def error(figure: Figure, factor: float) -> str:
     """The standard error and the number of images, as the end of a phrase."""
     if figure.standard_error is None:
-        return f" ({figure.images} image, so that there is no standard error)"
+        return f" ({figure.images} image, so no standard error)"
     return f" (standard error {factor * figure.standard_error:.2g}, {figure.images} images)"
 
 

@@ -14,9 +14,9 @@ from .sections import Section, Table, chart_table, list_sections
 from .svg_chart import Chart, draw_chart, draw_key
 
 CAVEAT = (
-    "Thresholds are rules of thumb, set by hand with a few small models in view. Standard errors take images as "
-    "independent draws of what the model is for; crops of one photograph are not. A rule that compares asks for "
-    f"{MARGIN:g} standard errors and is silent below {LEAST_IMAGES} images."
+    "Thresholds are rules of thumb, based on a few small models. Standard errors assume images drawn independently "
+    "from those that the model is meant for; crops of one photograph are not. A rule that compares requires a "
+    f"difference of {MARGIN:g} standard errors and stays silent below {LEAST_IMAGES} images."
 )
 
 
@@ -145,10 +145,10 @@ def describe(diagnosis: Diagnosis, images: str) -> str:
     reduction, (rows, columns) = diagnosis.reduction, diagnosis.grid
     count = f"{diagnosis.images} image{'s' if diagnosis.images > 1 else ''}"
     return (
-        f"{count} of {printable(images)}, {rows} x {columns} patches. Of {diagnosis.depth} layers, counted from 0, "
-        f"these reduce: {listed(reduction['reduction_layers'])}. Keep ratio {listed(reduction['keep_ratio'])}, DC "
-        f"windows {listed(reduction['dc_windows'])}, size exponent {reduction['size_exponent']:g}, selection "
-        f"{reduction['selection']}."
+        f"{count} of {printable(images)}, {rows} x {columns} patches. The model reduces in layers "
+        f"{listed(reduction['reduction_layers'])} (of {diagnosis.depth}, counted from 0). Keep ratio "
+        f"{listed(reduction['keep_ratio'])}, DC windows {listed(reduction['dc_windows'])}, size exponent "
+        f"{reduction['size_exponent']:g}, selection {reduction['selection']}."
     )
 
 

@@ -60,10 +60,10 @@ def answers_section(diagnosis: Diagnosis) -> Section:
         rows.append(("same class", ABSENT, in_percent(answers["agreement"])))
         rows.append(("divergence of class probabilities, nats", ABSENT, in_digits(answers["divergence"])))
     rows.append(("cosine of outputs", ABSENT, in_digits(answers["cosine"])))
-    words = "The model beside the same weights with the reduction off. ± is the standard error of a mean over images."
+    words = "The model beside the same weights without the reduction. ± is the standard error of a mean over images."
     if "accuracy" in answers:
         words = " ".join(filter(None, (words, without_class(answers["accuracy"].images, diagnosis.images))))
-    return Section("Answers", words, (Table(("", "without", "with the reduction"), tuple(rows)),))
+    return Section("Answers", words, (Table(("", "unreduced", "reduced"), tuple(rows)),))
 
 
 def trials_section(diagnosis: Diagnosis) -> Section:
@@ -75,17 +75,18 @@ def trials_section(diagnosis: Diagnosis) -> Section:
         for name in tried
     )
     words = (
-        "What if it reduced otherwise? The cosine to the unreduced outputs, at the same cost and without the learned "
-        "parameters of the reduction, which fit one schedule only. The chart shows what one reduction alone costs: the "
-        "model's first one moved to every layer, and diamonds for its reductions where they are (dotted lines)."
+        "What if the model reduced differently? The table shows the cosine to the unreduced outputs, at the same cost "
+        "and without the learned parameters of the reduction, which fit one schedule only. The chart shows what a "
+        "single reduction costs: lines for the model's first one, moved to every layer; diamonds for each of its "
+        "reductions in its own layer (dotted)."
     )
-    table = Table(("reduction", "cosine", "difference to as it is"), rows)
+    table = Table(("reduction", "cosine", "difference"), rows)
     moved = {"cosine_moved": "own selection", "cosine_moved_random": "random"}
     moved |= {"cosine_moved_low_frequency": "low frequencies kept"}
     series = [Series(label, lost(diagnosis.by_layer(name))) for name, label in moved.items()]
-    series.append(Series("where it is", lost(diagnosis.by_layer("cosine_alone")), joined=False))
+    series.append(Series("in its own layer", lost(diagnosis.by_layer("cosine_alone")), joined=False))
     chart = Chart("Cosine lost by reducing in one layer", tuple(series), diagnosis.reduction_layers)
-    return Section("Where reducing costs", words, (table,), (chart,))
+    return Section("Where reduction hurts", words, (table,), (chart,))
 
 
 def energy_section(diagnosis: Diagnosis) -> Section:
@@ -95,17 +96,17 @@ def energy_section(diagnosis: Diagnosis) -> Section:
         "mass_kept": "column mass kept",
         "energy_kept": "energy kept",
         "energy_of_patches": "by patches alone",
-        "energy_by_chance": "by chance",
-        "energy_guaranteed": "at least",
+        "energy_by_chance": "expected by chance",
+        "energy_guaranteed": "guaranteed",
     }
     columns = [diagnosis.by_layer(name) for name in heads]
     rows = tuple(
         (str(layer), *(in_percent(column.get(layer)) for column in columns)) for layer in diagnosis.reduction_layers
     )
     words = (
-        "Column mass is the attention that patches draw. Energy is that of the high frequencies, as a share of the "
-        "energy before the reduction: kept with the DC tokens, and by the kept patches alone. The last two columns are "
-        "for these alone: what a uniform random choice keeps in expectation, and a lower bound (docs/theory.md, "
+        "Column mass is the attention that patches receive. Energy is high-frequency energy, as a share of that before "
+        "the reduction: kept by patches and DC tokens together, and by the kept patches alone. The last two columns "
+        "are for the kept patches: what a uniform random choice keeps on average, and a lower bound (docs/theory.md, "
         "section 4)."
     )
     return Section("What each reduction keeps", words, (Table(("layer", *heads.values()), rows),))
@@ -126,9 +127,9 @@ def collapse_section(diagnosis: Diagnosis) -> Section:
         for name in STATE_MEASURES
     ]
     words = (
-        "Of the tokens that enter each layer, and that leave the last. Rank and the share of high frequencies fall and "
-        "cosines rise where tokens grow alike; a shorter sequence has a lower rank by itself. Dotted lines are "
-        "reductions."
+        "Measured on the tokens that enter each layer and those that leave the last. As tokens grow alike, the rank "
+        "and the share of high frequencies fall, and cosines rise. A shorter sequence has a lower rank in any case. "
+        "Dotted lines mark reductions."
     )
     return Section("Do tokens grow alike?", words, charts=tuple(charts))
 
@@ -137,14 +138,15 @@ def attractors_section(diagnosis: Diagnosis) -> Section:
     """Sinks and high norms: how many, what they draw, and whether reductions keep them."""
     title, kinds = "Patches that attract attention everywhere", {"sinks": "sinks", "high_norms": "high norms"}
     words = (
-        f"Without the reduction. A sink is a patch whose column mean in a layer is at least {SINK_RATIO:g} times the "
-        f"uniform share; a high norm is at least {HIGH_NORM_RATIO:g} times the median of its image, after the layer."
+        f"Measured without the reduction. A sink is a patch whose column mean in a layer is at least {SINK_RATIO:g} "
+        f"times the uniform share. A high norm is at least {HIGH_NORM_RATIO:g} times the median of its image, after "
+        "the layer."
     )
     if not any(figure.mean for name in kinds for figure in diagnosis.by_layer(name).values()):
         return Section(title, f"{words} There are none.")
     masses = {f"mass_of_{name}": label for name, label in kinds.items()}
     charts = (
-        attractor_chart(diagnosis, "Patches an image", kinds),
+        attractor_chart(diagnosis, "Patches per image", kinds),
         attractor_chart(diagnosis, "Share of all attention", masses),
     )
     kept = [diagnosis.by_layer(f"{name}_kept") for name in kinds]
@@ -156,7 +158,8 @@ def attractors_section(diagnosis: Diagnosis) -> Section:
             for sink in diagnosis.fixed_sinks
         )
         tables.append(Table(("layer", "row", "column", "images in which it is a sink"), tuple(places)))
-    return Section(title, f"{words} Still kept are those that are such in any layer.", tuple(tables), charts)
+    words += " The table counts patches that are sinks, or have a high norm, in any layer."
+    return Section(title, words, tuple(tables), charts)
 
 
 def attractor_chart(diagnosis: Diagnosis, title: str, measures: Mapping[str, str]) -> Chart:

@@ -7,7 +7,7 @@ from fatr_hf.analysis.diagnosis.findings import RULES, SEVERITIES, find
 from fatr_hf.analysis.diagnosis.result import FixedSink
 
 SUITS, TUNE, TOO_FEW = "The reduction suits this model", "Fine-tune before use", "Too few images for a verdict"
-LATER, WINDOWS = "Reduce later", "More windows lose less"
+LATER, WINDOWS = "Reduce later", "Local windows lose less"
 CHANCE = "The selection does no better than chance on these images"
 SINKS, NORMS = "A few patches draw attention whatever the query", "Some patches have a norm far above the others"
 DETAIL = "The kept patches carry less detail than a random choice"
@@ -91,6 +91,11 @@ def test_too_few_images_are_counted_and_have_their_standard_error():
     assert "at least 30" in verdict.advice
 
 
+def test_a_gain_of_accuracy_is_called_one():
+    verdict = find(make_diagnosis(answers=LABELLED | {"accuracy_lost": figure(-0.009, 0.001)}))[0]
+    assert ": 0.9 points gained (standard error 0.1, 1000 images)" in verdict.evidence
+
+
 def test_a_single_image_is_said_to_have_no_standard_error():
     answers = {name: each._replace(standard_error=None) for name, each in ENCODER.items()}
     verdict = find(make_diagnosis(answers=answers, images=1))[0]
@@ -110,7 +115,7 @@ def test_a_harmful_layer_is_named_and_so_is_the_first_that_is_not():
     rows = make_rows(cosine_alone={0: 0.9}, cosine_moved={0: 0.9, 1: 0.97, 2: 0.985, 3: 1.0})
     found = finding(make_diagnosis(rows=rows), LATER)
     assert "0.100 in layer 0" in found.evidence
-    assert "Put in layer 2, the first one lowers it by 0.015" in found.evidence
+    assert "Moved to layer 2, the first reduction lowers it by 0.015" in found.evidence
     assert "Reduce from layer 2 on" in found.advice
 
 
@@ -133,7 +138,7 @@ def test_a_layer_that_may_be_harmless_is_not_called_harmful(lost):
         (-0.01, 0.006, "note", CHANCE),
         (0.0, 0.0, "note", CHANCE),
         (0.01, 0.006, "note", CHANCE),
-        (0.01, 0.004, "warning", "Chance selects better on these images"),
+        (0.01, 0.004, "warning", "A random selection does better on these images"),
     ],
     ids=["better", "perhaps-better", "equal", "perhaps-worse", "worse"],
 )
@@ -161,7 +166,8 @@ def test_local_windows_are_advised_where_they_win_back_a_quarter(gain, error, sp
 def test_local_windows_come_with_their_fields_and_cost():
     found = finding(make_diagnosis(answers=LABELLED | {"gain_local": figure(0.005, 0.001)}), WINDOWS)
     assert "At 0.64 of the unreduced cost" in found.evidence
-    assert "0.9950 to the unreduced outputs, where the present reduction has 0.9900" in found.evidence
+    assert "cosine of 0.9950 to the" in found.evidence
+    assert "The present reduction reaches 0.9900, which is 0.0050 less" in found.evidence
     assert "dc_windows=4, size_exponent=0.5 and keep_ratio=0.5" in found.advice
 
 
@@ -171,13 +177,13 @@ def test_less_energy_than_chance_is_said(over, speaks):
     diagnosis = make_diagnosis(rows=rows)
     assert (DETAIL in titles(diagnosis)) == speaks
     if speaks:
-        assert "68.0% where chance keeps 70.0%, in layer 2" in finding(diagnosis, DETAIL).evidence
+        assert "68.0% in layer 2 (by chance 70.0%)" in finding(diagnosis, DETAIL).evidence
 
 
 def test_sinks_are_reported_with_their_layer_and_whether_they_are_kept():
     rows = make_rows(mass_of_sinks={1: 0.08, 3: 0.06}, sinks={1: 1.5}, sinks_kept={0: 0.9, 2: 0.25})
     found = finding(make_diagnosis(rows=rows), SINKS)
-    assert "In layer 1 sinks take 8.0% of all attention, 1.5 patches an image" in found.evidence
+    assert "In layer 1, sinks receive 8.0% of all attention: 1.5 patches per image" in found.evidence
     assert "90.0% after layer 0, 25.0% after layer 2" in found.evidence
 
 
@@ -186,7 +192,7 @@ def test_sinks_of_little_mass_are_reported_at_a_fixed_place_only():
     assert SINKS not in titles(make_diagnosis(rows=rows))
     fixed = (FixedSink(1, 0, 7, 0.8), FixedSink(2, 0, 7, 0.6))
     assert finding(make_diagnosis(rows=rows, fixed_sinks=fixed), SINKS).evidence.endswith(
-        "In most images: row 0 column 7."
+        "At least half of the images have a sink at row 0 column 7."
     )
 
 
@@ -197,7 +203,7 @@ def test_high_norms_are_reported_from_one_in_two_images_on(count, speaks):
     assert (NORMS in titles(diagnosis)) == speaks
     if speaks:
         evidence = finding(diagnosis, NORMS).evidence
-        assert "Layer 2 has 0.5 an image, which draw 20.0% of its attention; 1 of 4 layers" in evidence
+        assert "Layer 2 has 0.5 per image, which receive 20.0% of its attention. 1 of 4 layers" in evidence
 
 
 def test_with_few_images_no_rule_that_compares_speaks():

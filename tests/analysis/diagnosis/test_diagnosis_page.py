@@ -137,7 +137,8 @@ def test_the_verdict_comes_first():
 def test_what_was_diagnosed_is_said():
     text = text_page(make_diagnosis(), "some/model", "photographs")
     assert text.startswith("# Diagnosis of some/model\n")
-    assert "1000 images of photographs, 8 x 8 patches. Of 4 layers, counted from 0, these reduce: 0, 2." in text
+    assert "1000 images of photographs, 8 x 8 patches." in text
+    assert "The model reduces in layers 0, 2 (of 4, counted from 0)." in text
     assert "Thresholds are rules of thumb" in text
 
 
