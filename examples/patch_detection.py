@@ -4,15 +4,16 @@
     python examples/patch_detection.py outputs/dinov2 path/to/fashion-mnist
 
 The head, a layer of 256 units and one of outputs, is fitted to the unreduced patches of training scenes (``scenes.py``)
-and then reads what each method of ``task_arms.py`` gives of the test scenes on the full grid, with residuals. Average
-precision is pycocotools'.
+and then reads what each method of ``task_arms.py`` gives of the test scenes on the full grid, with residuals. With
+``--own_heads`` every method also has a head that is fitted to what it gives of the training scenes. Average precision
+is pycocotools'.
 """
 
 import argparse
 import contextlib
 import copy
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,6 @@ OVERLAP = 0.5
 """Intersection over union from which on the weaker of two boxes of a class goes."""
 
 DRAWS = 200
-
 
 NOTHING = -1
 """Label of a patch whose middle belongs to no object."""
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--train_scenes", type=int, default=800, help="scenes that the head is fitted to")
     parser.add_argument("--test_scenes", type=int, default=200, help="scenes that it is tested on")
     parser.add_argument("--seed", type=int, default=0, help="of the training scenes; test scenes have the next one")
+    parser.add_argument("--own_heads", action="store_true", help="also fit a head to each method's own patches")
     arguments = parser.parse_args()
     for name in ("train_scenes", "test_scenes"):
         if getattr(arguments, name) < 1:
@@ -103,29 +104,38 @@ def main() -> None:
     test = draw_scenes(sources["test"], arguments.test_scenes, side, arguments.seed + 1)
     grid = tuple(twin.config.patch_grid())
     plans = plans_of(twin, arguments.budgets)
-    unreduced = next(iter(plans))
-    features = torch.cat(
-        [each[unreduced] for each in read_features(twin, processor, train, {unreduced: plans[unreduced]})]
-    )
-    head = fit_head(features, patch_targets(train, grid), grid, side, arguments.seed)
-    found: dict[Arm, list[Found]] = {name: [] for name in plans}
-    for batch in read_features(twin, processor, test, plans):
-        for arm, patches in batch.items():
-            found[arm] += detect(head, patches, grid, side)
-    shares = {name: plan_macs(twin, plan) / schedule_macs(twin.config) for name, plan in plans.items()}
-    print(table({name: evaluate(test, each) for name, each in found.items()}, shares))
+    targets = patch_targets(train, grid)
+    shares = {arm: plan_macs(twin, plan) / schedule_macs(twin.config) for arm, plan in plans.items()}
+    shared, own = {}, {}
+    head: Head | None = None
+    for arm, plan in plans.items():
+        patches = read_patches(twin, processor, test, plan)
+        own_head = head
+        if head is None or arguments.own_heads:
+            own_head = fit_head(read_patches(twin, processor, train, plan), targets, grid, side, arguments.seed)
+        assert own_head is not None
+        head = head or own_head  # the first arm does not reduce
+        shared[arm] = evaluate(test, detect(head, patches, grid, side))
+        own[arm] = evaluate(test, detect(own_head, patches, grid, side))
+        print(f"{arm[1]} at {arm[0]:g}: AP {precision(shared[arm])[0]:.1f}%", flush=True)
+    print(table(shared, shares))
+    if arguments.own_heads:
+        print("\nWith a head of its own for every method:\n")
+        print(table(own, shares))
 
 
 @torch.inference_mode()
-def read_features(
-    twin: Any, processor: BaseImageProcessor, scenes: Sequence[Scene], plans: Mapping[Arm, Sequence[LayerPlan]]
-) -> Iterator[dict[Arm, Tensor]]:
-    """For every batch of scenes by plan the patches on the full grid, (batch, patches, hidden) float32 on the CPU."""
+def read_patches(
+    twin: Any, processor: BaseImageProcessor, scenes: Sequence[Scene], plan: Sequence[LayerPlan]
+) -> Tensor:
+    """What a plan gives of scenes on the full grid, (scenes, patches, hidden) float32 on the CPU."""
+    patches = []
     for start in range(0, len(scenes), BATCH):
         pictures = [scene.picture for scene in scenes[start : start + BATCH]]
         inputs = processor(pictures, do_resize=False, do_center_crop=False, return_tensors="pt")
         pixel_values = inputs["pixel_values"].to(twin.device, twin.dtype)
-        yield {name: patch_features(twin, pixel_values, plan)[1].float().cpu() for name, plan in plans.items()}
+        patches.append(patch_features(twin, pixel_values, plan)[1].float().cpu())
+    return torch.cat(patches)
 
 
 def centres(grid: Sequence[int], side: int) -> Tensor:

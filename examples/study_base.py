@@ -89,8 +89,8 @@ def normalisation(name: str) -> dict[str, tuple[float, ...]]:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether training in bfloat16 pays: on a GPU, and on a CPU with matrix units (AMX) for it."""
+    """Whether training in bfloat16 pays: on a GPU, and on a CPU with instructions for it (AMX, AVX-512 BF16)."""
     if device.type != "cpu":
         return device.type == "cuda"
     processor = Path("/proc/cpuinfo")
-    return processor.exists() and "amx_bf16" in processor.read_text()
+    return processor.exists() and bool({"amx_bf16", "avx512_bf16"} & set(processor.read_text().split()))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fatr_hf.baselines.matched import matched_plan
-from fatr_hf.benchmark.frontier import GENTLE_BELOW, preset_within
+from fatr_hf.benchmark.frontier import GENTLE_BELOW, gentle_layers, preset_within
 from fatr_hf.modeling import LayerPlan, schedule_macs
 from fatr_hf.modeling.presets import default_layers
 from fatr_hf.modeling.reduction_model import ReductionModel
@@ -20,7 +20,7 @@ def plans_of(twin: ReductionModel, budgets: Sequence[float]) -> dict[tuple[float
         budgets: shares of its multiply-accumulates, which the presets stay within and the rivals match.
     """
     config, depth = twin.config, twin.config.num_hidden_layers
-    gentle = list(range(depth // 6, depth))
+    gentle = gentle_layers(depth)
     plans = {(1.0, "no reduction"): config.plan(reduce=False)}
     for budget in budgets:
         macs = budget * schedule_macs(config)

@@ -31,6 +31,7 @@ ARMS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     (ENERGY, "similar", (4, 5, 6, 7)),
     ("high_frequency", "similar", (4, 5, 6, 7)),
     ("random", "similar", (4, 5, 6, 7)),
+    (ENERGY, "similar", tuple(range(3, 10))),
     (ENERGY, "similar", tuple(range(2, 12))),
     (ENERGY, "similar", tuple(range(12))),
 )

@@ -43,7 +43,7 @@ LABELS = {
 """What can be compared, in the order of tables, and what pictures call it."""
 
 GENTLE_BELOW = 0.6
-"""Below this share ``faithful`` reduces a little in every layer but the first sixth, instead of much in four."""
+"""Below this share ``faithful`` reduces a little in more layers (``gentle_layers``), instead of much in four."""
 
 BUDGETS = (0.8, 0.65, 0.5)
 """Shares of the unreduced model's multiply-accumulates."""
@@ -140,8 +140,13 @@ def plan_within(twin: ReductionModel, name: str, macs: float) -> list[LayerPlan]
 def changes_at(preset: str, budget: float, depth: int) -> dict[str, Any]:
     """What a preset does in another way at a share of the unreduced model's multiply-accumulates."""
     if preset == "faithful" and budget < GENTLE_BELOW:
-        return {"reduction_layers": list(range(depth // 6, depth))}
+        return {"reduction_layers": gentle_layers(depth)}
     return {}
+
+
+def gentle_layers(depth: int) -> list[int]:
+    """The layers that ``faithful`` reduces in below ``GENTLE_BELOW``: from a quarter to five sixths of the depth."""
+    return list(range(depth // 4, depth * 5 // 6))
 
 
 def preset_within(config: ReductionConfig, preset: str, macs: float, **changes: Any) -> ReductionConfig:

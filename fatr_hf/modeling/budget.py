@@ -37,7 +37,7 @@ def schedule_macs(config: ReductionConfig, image_size: int | Iterable[int] | Non
             joined = step.patches_out if step.fold == "similar" else step.dc_out
             total += joined * (step.patches_in - step.patches_out + step.dc_in) * hidden
             if step.compares_keys:
-                total += step.patches_in**2 * hidden // spec.num_heads
+                total += step.patches_in**2 * (hidden // spec.num_heads + hidden)
         total += step.tokens_out * hidden * inner
     return total + config.head_macs(plan[-1].tokens_out, any(step.reduces for step in plan))
 

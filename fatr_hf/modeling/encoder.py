@@ -23,11 +23,11 @@ from .frequency_attention import (
     selection_scores,
     value_energies,
 )
-from .operators import compare_keys, reduction_function
+from .operators import compare_features, reduction_function
 from .positions import NO_POSITIONS, Positions, add_positions, rotary_rows, rotate
 from .reduction_config import ReductionConfig
 from .token_plan import LayerPlan
-from .token_reduction import TokenLayout, after_reduction, dense_sequence, with_residual
+from .token_reduction import TokenLayout, after_reduction, dense_sequence, token_features, with_residual
 
 Rows = tuple[Tensor, Tensor]
 """Cosines and sines by which rotary positions turn the tokens of a sequence (see ``rotary_rows``)."""
@@ -209,8 +209,9 @@ class FATRReduction(nn.Module):
             return reduced, after_reduction(layout, hidden_states, reduced, new_layout, None)
         likeness = None
         if evidence.keys is not None:
-            keys = evidence.keys[:, plan.prefix : plan.prefix + plan.patches_in]
-            likeness = compare_keys(implementation, hidden_states, keys)
+            patches = slice(plan.prefix, plan.prefix + plan.patches_in)
+            features = token_features(evidence.keys[:, patches], hidden_states[:, patches])
+            likeness = compare_features(implementation, hidden_states, features)
         scores = selection_scores(plan.selection, evidence.scores, hidden_states, layout, plan.layer, likeness)
         if plan.fold == "similar":
             assert likeness is not None, "a fold by similarity compares keys"

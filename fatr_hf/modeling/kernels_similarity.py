@@ -1,5 +1,5 @@
 # Copyright 2026 The fatr_hf authors. Licensed under the Apache License, Version 2.0.
-"""Triton kernels of the comparison of keys: how distinct a token is, the fold by similarity, the fold's gradient.
+"""Triton kernels of the comparison of tokens: how distinct a token is, the fold by similarity, the fold's gradient.
 
 What ``distinctness`` and ``fold_similar`` compute, the plain functions of these names say; here no matrix of patches by
 patches is in memory. No atomics, no sums in an order that may change: a result is the same from run to run. The
@@ -31,7 +31,7 @@ if HAS_TRITON:
     COSINE_ROOT, STEP = tl.constexpr(isqrt(COSINE_STEPS)), tl.constexpr(1 / COSINE_STEPS)
 
 COMPARED = (32, 64)
-"""Patches whose keys a program holds, and patches that these are compared with at a time."""
+"""Patches whose features a program holds, and patches that these are compared with at a time."""
 
 COMPARISON_OPTIONS = {"num_warps": 8, "num_stages": 2}
 """With them a thread takes at most 128 registers, and 16 warps share a multiprocessor."""
@@ -47,13 +47,15 @@ TILE = (16, 128)
 
 
 @triton.jit
-def key_directions_kernel(keys, directions, patches, channels, strides, PATCHES: tl.constexpr, DIMS: tl.constexpr):
-    """One block of one image's keys, each by its length."""
+def feature_directions_kernel(
+    features, directions, patches, channels, strides, PATCHES: tl.constexpr, DIMS: tl.constexpr
+):
+    """One block of one image's features, each by its length."""
     blocks = tl.cdiv(patches, PATCHES)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     patch, dims = tl.program_id(0) % blocks * PATCHES + tl.arange(0, PATCHES), tl.arange(0, DIMS)
     mask = (patch < patches)[:, None] & (dims < channels)[None, :]
-    places = keys + image * strides[0] + patch[:, None] * strides[1] + dims[None, :] * strides[2]
+    places = features + image * strides[0] + patch[:, None] * strides[1] + dims[None, :] * strides[2]
     tile = tl.load(places, mask=mask, other=0.0).to(tl.float32)
     lengths = tl.sqrt_rn(tl.sum(tile * tile, axis=1))
     is_finite = lengths < float("inf")
@@ -252,24 +254,25 @@ def fold_similar_backward_kernel(tensors, counts, strides, TOKENS: tl.constexpr,
     tl.store(old_places, (grad * shares[:, None]).to(grad_hidden.dtype.element_ty), mask=mask)
 
 
-def key_directions(keys: Tensor) -> Tensor:
-    """``token_reduction.key_directions`` in one launch: (batch, patches, channels) float32.
+def feature_directions(features: Tensor) -> Tensor:
+    """``token_reduction.feature_directions`` in one launch: (batch, patches, channels) float32.
 
-    ``keys`` are (batch, patches, channels), float32, bfloat16 or float16, of any strides.
+    ``features`` are (batch, patches, channels), float32, bfloat16 or float16, of any strides.
     """
-    (batch, patches, channels), directions = keys.shape, keys.new_empty(keys.shape, dtype=torch.float32)
+    (batch, patches, channels), directions = features.shape, features.new_empty(features.shape, dtype=torch.float32)
     dims = next_power_of_2(channels)
     block = max(1, TILE[0] * TILE[1] // dims)
-    programs, arguments = batch * ceil(patches / block), (keys, directions, patches, channels, keys.stride())
-    launch(key_directions_kernel, programs, keys.device, *arguments, block, dims)
+    programs = batch * ceil(patches / block)
+    arguments = (features, directions, patches, channels, features.stride())
+    launch(feature_directions_kernel, programs, features.device, *arguments, block, dims)
     return directions
 
 
 def distinctness(directions: Tensor, energies: Tensor) -> Tensor:
-    """``token_reduction.distinctness`` by the directions of keys, in one launch.
+    """``token_reduction.distinctness`` by the directions of features, in one launch.
 
     Args:
-        directions: (batch, patches, channels) float32, of ``key_directions``.
+        directions: (batch, patches, channels) float32, of ``feature_directions``.
         energies: (batch, patches) float32 or float64, of any strides; equal ones go by place, NaN is -inf.
 
     Returns:
@@ -300,7 +303,7 @@ def fold_similar(
     Args:
         hidden_states: (batch, tokens, hidden), float32, bfloat16 or float16, of any strides: ``[prefix | patches]``.
         scores: (batch, patches) float32, float64 or int64, of any strides; equal scores go by place, NaN is -inf.
-        directions: (batch, patches, channels) float32, of ``key_directions``.
+        directions: (batch, patches, channels) float32, of ``feature_directions``.
         positions: (batch, patches) int64, of any strides: the grid place of every patch.
         sizes: (batch, patches) int64; None where each stands for one patch.
         sources: (batch, patches of the grid) int64, places in the sequence; None where each patch is its own token.

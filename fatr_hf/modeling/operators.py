@@ -19,16 +19,16 @@ from torch.utils.flop_counter import register_flop_formula
 from .attention_scores import blocked_column_means
 from .kernels_common import HAS_TRITON
 from .kernels_similarity import distinctness as distinctness_kernel
+from .kernels_similarity import feature_directions as feature_directions_kernel
 from .kernels_similarity import fold_similar as fold_similar_kernel
 from .kernels_similarity import fold_similar_backward as fold_similar_backward_kernel
-from .kernels_similarity import key_directions as key_directions_kernel
 from .kernels_triton import add_residual as add_residual_kernel
 from .kernels_triton import column_means as column_means_kernel
 from .kernels_triton import reduce_tokens as reduce_tokens_kernel
 from .kernels_triton import reduce_tokens_backward as reduce_tokens_backward_kernel
 from .kernels_triton import token_means as token_means_kernel
 from .token_plan import axis_windows, window_count
-from .token_reduction import TokenLayout, distinctness, fold_similar, key_similarity, reduce_tokens, token_sources
+from .token_reduction import TokenLayout, distinctness, feature_similarity, fold_similar, reduce_tokens, token_sources
 
 SOURCES = (
     "attention_scores.py",
@@ -138,7 +138,7 @@ def fused_reduce_tokens(
 def fused_fold_similar(
     hidden_states: Tensor, scores: Tensor, directions: Tensor, layout: TokenLayout, keep: int
 ) -> tuple[Tensor, TokenLayout]:
-    """``token_reduction.fold_similar`` in two kernels, and one backward; it takes the keys' directions."""
+    """``token_reduction.fold_similar`` in two kernels, and one backward; it takes the features' directions."""
     reduced, positions, sizes, sources, _ = OPERATORS.fold_similar(
         hidden_states,
         scores,
@@ -156,7 +156,7 @@ class Likeness(NamedTuple):
     """How much alike patch tokens are: the plain functions read it from a matrix, the fused kernels never make one."""
 
     compared: Tensor
-    """(batch, patches, patches), of ``key_similarity``; fused: (batch, patches, channels), of ``key_directions``."""
+    """(batch, patches, patches), of ``feature_similarity``; fused: of ``feature_directions``."""
     fused: bool
 
     def distinctness(self, energies: Tensor) -> Tensor:
@@ -169,18 +169,18 @@ class Likeness(NamedTuple):
         return fold(hidden_states, scores, self.compared, layout, keep)
 
 
-def compare_keys(implementation: str | None, hidden_states: Tensor, keys: Tensor) -> Likeness:
+def compare_features(implementation: str | None, hidden_states: Tensor, features: Tensor) -> Likeness:
     """Compares patch tokens by one of ``REDUCTION_IMPLEMENTATIONS``, as named or by the fused kernels where they serve.
 
     Args:
         hidden_states: (batch, tokens, hidden), the tokens to be reduced.
-        keys: (batch, patches, channels), in float32 or better.
+        features: (batch, patches, channels), of ``token_features``.
 
     Raises:
         ValueError: an unknown name, or fused kernels that cannot run here.
     """
-    fused = runs_fused(implementation, hidden_states, keys)
-    return Likeness(OPERATORS.key_directions(keys.detach()) if fused else key_similarity(keys), fused)
+    fused = runs_fused(implementation, hidden_states, features)
+    return Likeness(OPERATORS.feature_directions(features) if fused else feature_similarity(features), fused)
 
 
 def runs_fused(implementation: str | None, *tensors: Tensor) -> bool:
@@ -335,15 +335,15 @@ def define_reduce_tokens() -> None:
 
 
 def define_comparison() -> None:
-    """Defines what the comparison of keys needs: their directions, and how distinct they are."""
+    """Defines what the comparison of tokens needs: their features' directions, and how distinct they are."""
 
-    def directions_fake(keys: Tensor) -> Tensor:
-        return keys.new_empty(keys.shape, dtype=torch.float32)
+    def directions_fake(features: Tensor) -> Tensor:
+        return features.new_empty(features.shape, dtype=torch.float32)
 
     def distinctness_fake(directions: Tensor, energies: Tensor) -> Tensor:
         return directions.new_empty(directions.shape[:2])
 
-    define("key_directions(Tensor keys) -> Tensor", key_directions_kernel, directions_fake)
+    define("feature_directions(Tensor features) -> Tensor", feature_directions_kernel, directions_fake)
     define("distinctness(Tensor directions, Tensor energies) -> Tensor", distinctness_kernel, distinctness_fake)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .token_plan import axis_windows, window_count
 
 COSINE_STEPS = 2**16
-"""Steps of a cosine from 0 to 1: finer than half precision tells keys apart, coarser than float32 rounds a cosine. A
+"""Steps of a cosine from 0 to 1: finer than half precision tells tokens apart, coarser than float32 rounds a cosine. A
 square number."""
 
 
@@ -261,35 +261,51 @@ def reduce_tokens(
     return reduced, TokenLayout(layout.grid, layout.num_prefix, windows, positions, dc_counts)
 
 
-def key_directions(keys: Tensor) -> Tensor:
-    """Keys by their lengths, times the root of ``COSINE_STEPS``, so that their products are cosines in steps.
+def token_features(keys: Tensor, tokens: Tensor) -> Tensor:
+    """What patch tokens are compared by: their keys and the tokens themselves, each divided by its length.
 
-    A key that is zero, infinite or not a number has no direction: zeros.
+    The cosine of two such features is the mean of the cosine of the keys and that of the tokens.
 
     Args:
-        keys: (batch, patches, channels), in float32 or better.
+        keys: (batch, patches, head_dim), in float32 or better.
+        tokens: (batch, patches, hidden).
+
+    Returns:
+        (batch, patches, head_dim + hidden) in the dtype of the keys; without gradient.
+    """
+    parts = (keys.detach(), tokens.detach().to(keys.dtype))
+    return torch.cat([torch.nn.functional.normalize(each, dim=2) for each in parts], dim=2)
+
+
+def feature_directions(features: Tensor) -> Tensor:
+    """Features by their lengths, times the root of ``COSINE_STEPS``, so that their products are cosines in steps.
+
+    A feature that is zero, infinite or not a number has no direction: zeros.
+
+    Args:
+        features: (batch, patches, channels), in float32 or better.
 
     Returns:
         The same shape and dtype; without gradient.
     """
-    directions = torch.nn.functional.normalize(keys.detach(), dim=2).nan_to_num(0.0, 0.0, 0.0)
+    directions = torch.nn.functional.normalize(features.detach(), dim=2).nan_to_num(0.0, 0.0, 0.0)
     return directions * math.isqrt(COSINE_STEPS)
 
 
-def key_similarity(keys: Tensor) -> Tensor:
-    """How much alike patch tokens are: the cosines between their keys, in steps of ``1 / COSINE_STEPS``.
+def feature_similarity(features: Tensor) -> Tensor:
+    """How much alike patch tokens are: the cosines between their features, in steps of ``1 / COSINE_STEPS``.
 
-    In steps, equal keys are equally alike wherever they are compared, so that ties go by place on every device. A key
-    that is zero, infinite or not a number is like nothing: its cosines are 0.
+    In steps, equal features are equally alike wherever they are compared, so that ties go by place on every device. A
+    feature that is zero, infinite or not a number is like nothing: its cosines are 0.
 
     Args:
-        keys: (batch, patches, channels), in float32 or better.
+        features: (batch, patches, channels), in float32 or better.
 
     Returns:
         (batch, patches, patches), whole numbers from ``-COSINE_STEPS`` to ``COSINE_STEPS``; without gradient.
     """
-    directions = key_directions(keys)
-    with without_autocast(keys.device):
+    directions = feature_directions(features)
+    with without_autocast(features.device):
         products = directions @ directions.transpose(1, 2)
     return products.round() if torch.compiler.is_exporting() else products.round_()
 
@@ -301,7 +317,7 @@ def distinctness(similarity: Tensor, energies: Tensor) -> Tensor:
     of most energy of all is compared with the one least like it.
 
     Args:
-        similarity: (batch, patches, patches), of ``key_similarity``.
+        similarity: (batch, patches, patches), of ``feature_similarity``.
         energies: (batch, patches); equal ones go by place.
 
     Returns:
@@ -327,7 +343,7 @@ def fold_similar(
     Args:
         hidden_states: (batch, tokens, hidden): prefix tokens, then patch tokens.
         scores: (batch, patches), higher is kept; carries no gradient.
-        similarity: (batch, patches, patches), of ``key_similarity``.
+        similarity: (batch, patches, patches), of ``feature_similarity``.
         layout: where the patches are.
         keep: patch tokens that stay, at least 1 and fewer than there are.
 

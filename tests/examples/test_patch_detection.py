@@ -101,7 +101,8 @@ def test_differences_are_of_the_same_scenes(program):
     assert program.precision(mixed)[0] < 100  # drawing has left it as it was
 
 
-def test_the_program_prints_the_table(program, stock_folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("options", [[], ["--own_heads"]], ids=["one head", "own heads"])
+def test_the_program_prints_the_table(program, stock_folder, tmp_path, monkeypatch, capsys, options):
     scenes = importlib.import_module("scenes")
     square = np.full((28, 28), 255, dtype=np.uint8)
 
@@ -119,10 +120,13 @@ def test_the_program_prints_the_table(program, stock_folder, tmp_path, monkeypat
     for name, value in {"STEPS": 5, "DRAWS": 4}.items():
         monkeypatch.setattr(program, name, value)
     words = [str(stock_folder), str(tmp_path), "--budgets", "0.7", "--train_scenes", "9", "--test_scenes", "9"]
+    words += options
     monkeypatch.setattr(sys, "argv", ["patch_detection.py", *words])
     program.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 3
+    assert len(rows) == (2 + 3) * (1 + len(options))
+    if options:  # the unreduced head is its own
+        assert rows[2] == rows[7]
     assert rows[2].startswith("| 1 | no reduction | 1.00 | ")
     assert "| – |" in rows[2]
     assert {row.count("|") for row in rows} == {7}

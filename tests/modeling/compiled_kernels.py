@@ -76,7 +76,7 @@ def reduction(kernels, dtype, batch, old_windows, patches, keep, windows, hidden
 
 def similarity(kernels, dtype, batch, patches, keep, hidden, channels, joined_before):
     tokens = torch.empty(batch, 1 + patches, hidden, dtype=dtype)
-    directions = kernels.key_directions(torch.empty(batch, 1 + patches, channels)[:, 1:])
+    directions = kernels.feature_directions(torch.empty(batch, 1 + patches, channels)[:, 1:])
     scores = kernels.distinctness(directions, torch.empty(batch, 1 + patches)[:, 1:])
     positions, sizes, sources = torch.arange(patches).expand(batch, -1), None, None
     if joined_before:

@@ -11,6 +11,7 @@ from reference import (
     Weights,
     attention_maps,
     energy_scores,
+    features,
     plan,
     reduce,
     reduce_similar,
@@ -88,14 +89,15 @@ def encode_image(model, weights, hidden, rotary, steps, grid, joining=None):
         hidden = hidden + first * linear(weights, f"{name}.attention.o_proj", torch.cat(outputs, dim=1))
         if layer in steps:
             keep, new_windows = steps[layer]
+            compared = features(keys, hidden)
             if config.selection == "high_frequency_energy":
-                scores = energy_scores(maps, value, keys, prefix, len(positions))
+                scores = energy_scores(maps, value, compared, prefix, len(positions))
             else:
                 scores = selection_scores(config.selection, maps, hidden)[prefix : prefix + len(positions)]
             embeddings = weights.get(f"{name}.reduction.dc_position_embeddings")
             shape = (scores, positions, counts, grid, prefix, windows, keep, new_windows)
             if joins:
-                shape = (scores, positions, sizes, prefix, keep, keys, [])
+                shape = (scores, positions, sizes, prefix, keep, compared, [])
                 members, _, _, _ = reduce_similar(members, *shape)
                 hidden, positions, sizes, _ = reduce_similar(hidden, *shape)
             else:

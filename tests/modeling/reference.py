@@ -108,25 +108,32 @@ def reduce(hidden, scores, positions, dc_counts, grid, prefix, old_windows, keep
     return sequence, [positions[place] for place in kept], new_counts
 
 
-def cosine_steps(keys):
-    """Cosines between keys (tokens, channels) in whole steps of 2**-16, as nested lists; a zero key is like nothing."""
-    norms = [max(float(key.norm()), 1e-12) for key in keys]
+def features(keys, hidden):
+    """What tokens are compared by: keys (N, head_dim) and tokens (N, hidden), each at length 1, side by side."""
+    return torch.stack(
+        [torch.cat([key / key.norm(), token / token.norm()]) for key, token in zip(keys, hidden, strict=True)]
+    )
+
+
+def cosine_steps(compared):
+    """Cosines between features (tokens, channels) in whole steps of 2**-16, as nested lists; zeros are like nothing."""
+    norms = [max(float(each.norm()), 1e-12) for each in compared]
+    rows = list(zip(compared, norms, strict=True))
     return [
-        [round(float(one @ other) / (norm * other_norm) * 2**16) for other, other_norm in zip(keys, norms, strict=True)]
-        for one, norm in zip(keys, norms, strict=True)
+        [round(float(one @ other) / (norm * other_norm) * 2**16) for other, other_norm in rows] for one, norm in rows
     ]
 
 
-def energy_scores(maps, value, keys, prefix, patches):
+def energy_scores(maps, value, compared, prefix, patches):
     """What each patch token adds to the high frequencies of the output, as far as none of more energy says the same.
 
     Args:
         maps: (heads, N, N).
         value: (heads, N, head_dim), before re-weighting.
-        keys: (N, head_dim), averaged over heads, before any rotation.
+        compared: (N, channels), of ``features``; keys averaged over heads, before any rotation.
     """
     heads, length, _ = maps.shape
-    alike = cosine_steps(keys[prefix : prefix + patches])
+    alike = cosine_steps(compared[prefix : prefix + patches])
     energies = []
     for k in range(patches):
         energy = 0.0
@@ -142,19 +149,19 @@ def energy_scores(maps, value, keys, prefix, patches):
     return scores
 
 
-def reduce_similar(hidden, scores, positions, sizes, prefix, keep, keys, standing):
+def reduce_similar(hidden, scores, positions, sizes, prefix, keep, compared, standing):
     """One image's sequence (tokens, hidden), every patch that is not kept joined to the kept one most like it.
 
     Args:
         sizes: patches behind each patch token.
-        keys: (N, head_dim).
+        compared: (N, channels), of ``features``.
         standing: for every patch of the grid the place among the patch tokens of the one that stands for it.
 
     Returns:
         The new sequence, positions, sizes and ``standing``.
     """
     kept, folded = partition(scores, keep)
-    alike = cosine_steps(keys[prefix : prefix + len(positions)])
+    alike = cosine_steps(compared[prefix : prefix + len(positions)])
     joins = {place: kept.index(place) for place in kept}
     for place in folded:
         joins[place] = max(range(len(kept)), key=lambda slot: (alike[place][kept[slot]], -slot))
@@ -268,16 +275,17 @@ def forward_image(weights, config, steps, grid, pixels, random_scores):
         hidden = hidden + weights.linear(f"{name}.attention.o_proj", torch.cat(outputs, dim=1))
         if layer in steps:
             keep, new_windows = steps[layer]
+            compared = features(key.mean(dim=0), hidden)
             if config.selection == "random":
                 scores = [random_scores(layer)[position] for position in positions]
             elif config.selection == "high_frequency_energy":
-                scores = energy_scores(maps, value, key.mean(dim=0), 1, len(positions))
+                scores = energy_scores(maps, value, compared, 1, len(positions))
             else:
                 scores = selection_scores(config.selection, maps, hidden)[1 : 1 + len(positions)]
             embeddings = weights.get(f"{name}.reduction.dc_position_embeddings")
             if joins:
                 hidden, positions, sizes, standing = reduce_similar(
-                    hidden, scores, positions, sizes, 1, keep, key.mean(dim=0), standing
+                    hidden, scores, positions, sizes, 1, keep, compared, standing
                 )
                 all_sources.append([1 + place for place in standing])
             else:

@@ -17,7 +17,7 @@ from fatr_hf.modeling.frequency_attention import (
 )
 from fatr_hf.modeling.operators import Likeness
 from fatr_hf.modeling.reduction_config import SELECTIONS
-from fatr_hf.modeling.token_reduction import TokenLayout, distinctness, key_similarity
+from fatr_hf.modeling.token_reduction import TokenLayout, distinctness, feature_similarity
 
 CPU = torch.device("cpu")
 # Accuracy of a result that is computed in float32 whatever the input.
@@ -321,7 +321,7 @@ def test_selection_scores(generator, selection):
     layout = TokenLayout((3, 4), 2, (2, 2), positions, torch.tensor([[3, 1, 2, 1], [4, 0, 2, 1]]))
     attention_scores = torch.rand(2, 11, generator=generator)
     hidden = torch.randn(2, 11, 6, generator=generator, dtype=torch.float64)
-    similarity = key_similarity(torch.randn(2, 5, 3, generator=generator, dtype=torch.float64))
+    similarity = feature_similarity(torch.randn(2, 5, 3, generator=generator, dtype=torch.float64))
     scores = selection_scores(selection, attention_scores, hidden, layout, 3, Likeness(similarity, fused=False))
     distinct = distinctness(similarity, attention_scores[:, 2:7])
     maps = torch.zeros(1, 11, 11)

@@ -13,7 +13,7 @@ from rounding import assert_rounded_alike
 
 from fatr_hf.modeling import kernels_similarity, token_reduction
 from fatr_hf.modeling.kernels_common import HAS_TRITON
-from fatr_hf.modeling.token_reduction import COSINE_STEPS, dense_layout, fold_similar, key_similarity, token_sources
+from fatr_hf.modeling.token_reduction import COSINE_STEPS, dense_layout, feature_similarity, fold_similar, token_sources
 
 if not HAS_TRITON:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -49,11 +49,11 @@ def seeded_with_large_programs(monkeypatch):
 
 
 def distinctness_of(keys, energies):
-    return kernels_similarity.distinctness(kernels_similarity.key_directions(keys), energies)
+    return kernels_similarity.distinctness(kernels_similarity.feature_directions(keys), energies)
 
 
 def plain_distinctness(keys, energies):
-    return token_reduction.distinctness(key_similarity(keys.float()), energies)
+    return token_reduction.distinctness(feature_similarity(keys.float()), energies)
 
 
 @runs_kernels
@@ -61,23 +61,23 @@ def plain_distinctness(keys, energies):
 @dtypes
 def test_directions(shape, dtype):
     keys = torch.randn(shape).to(DEVICE, dtype)
-    actual = kernels_similarity.key_directions(keys)
+    actual = kernels_similarity.feature_directions(keys)
     assert actual.is_contiguous()
-    assert_rounded_alike(actual, token_reduction.key_directions(keys.float()), roundings=4)
+    assert_rounded_alike(actual, token_reduction.feature_directions(keys.float()), roundings=4)
 
 
 @runs_kernels
 def test_directions_of_keys_whose_lengths_are_exact_equal_the_plain_ones_bit_for_bit():
     keys = torch.tensor([[3.0, 4, 0], [0, 5, -12], [2, -3, 6], [-7, 0, 24]], device=DEVICE)
     keys = torch.nn.functional.pad(keys, (0, 5))[None] * 2.0 ** torch.arange(-2, 2, device=DEVICE)[:, None]
-    assert torch.equal(kernels_similarity.key_directions(keys), token_reduction.key_directions(keys))
+    assert torch.equal(kernels_similarity.feature_directions(keys), token_reduction.feature_directions(keys))
 
 
 @runs_kernels
 def test_keys_that_are_like_nothing_have_no_direction():
     keys = torch.randn(1, 6, 16, device=DEVICE)
     keys[0, 1], keys[0, 2, 3], keys[0, 3, 5], keys[0, 4, 0] = 0, math.nan, math.inf, -math.inf
-    directions = kernels_similarity.key_directions(keys)[0]
+    directions = kernels_similarity.feature_directions(keys)[0]
     assert directions[1:5].count_nonzero() == 0
     assert (directions[[0, 5]] != 0).all()
     energies = torch.rand(1, 6, device=DEVICE)
@@ -171,7 +171,7 @@ def run_kernel(hidden_states, scores, keys, layout, keep):
     return kernels_similarity.fold_similar(
         hidden_states,
         scores,
-        kernels_similarity.key_directions(keys),
+        kernels_similarity.feature_directions(keys),
         layout.positions,
         layout.sizes,
         token_sources(layout) if layout.is_reduced else None,
@@ -181,7 +181,7 @@ def run_kernel(hidden_states, scores, keys, layout, keep):
 
 
 def run_plain(hidden_states, scores, keys, layout, keep):
-    return fold_similar(hidden_states, scores, key_similarity(keys), layout, keep)
+    return fold_similar(hidden_states, scores, feature_similarity(keys), layout, keep)
 
 
 def assert_same_fold(actual, hidden_states, *arguments):

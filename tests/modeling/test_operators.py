@@ -70,7 +70,7 @@ def test_the_reduction_operator_is_well_formed(windows):
 @needs_triton
 def test_the_comparison_operators_are_well_formed():
     keys, energies = torch.randn(2, 16, 8), torch.rand(2, 16)
-    torch.library.opcheck(operators.OPERATORS.key_directions.default, (keys,))
+    torch.library.opcheck(operators.OPERATORS.feature_directions.default, (keys,))
     torch.library.opcheck(operators.OPERATORS.distinctness.default, (keys, energies))
 
 
@@ -93,7 +93,7 @@ def test_the_fused_fold_and_its_gradients():
     for implementation in ("triton", "plain"):
         states, present = hidden_states, layout
         for keep in (9, 5):
-            likeness = operators.compare_keys(implementation, states, keys[:, : present.num_patches])
+            likeness = operators.compare_features(implementation, states, keys[:, : present.num_patches])
             kept_scores = scores[:, : present.num_patches] * likeness.distinctness(scores[:, : present.num_patches])
             states, present = likeness.fold(states, kept_scores, present, keep)
         results.append((states, present, torch.autograd.grad(states, hidden_states, upstream)))
@@ -169,8 +169,8 @@ def test_the_model_on_fused_kernels(make_fatr, pixel_values, fields):
     ("fields", "expected"),
     [
         ("default", ["column_means", "reduce_tokens"]),
-        ("energy-and-windows", ["column_means", "key_directions", "distinctness", "reduce_tokens"]),
-        ("energy-and-similar", ["column_means", "key_directions", "distinctness", "fold_similar"]),
+        ("energy-and-windows", ["column_means", "feature_directions", "distinctness", "reduce_tokens"]),
+        ("energy-and-similar", ["column_means", "feature_directions", "distinctness", "fold_similar"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -272,11 +272,11 @@ def test_absent_triton_is_no_error():
 def test_keys_are_compared_by_the_kernels_only_on_a_gpu_and_never_in_an_export(monkeypatch):
     hidden_states, keys = torch.randn(1, 6, 8), torch.randn(1, 5, 8)
     chosen = []
-    monkeypatch.setattr(operators.OPERATORS, "key_directions", lambda keys: keys)
+    monkeypatch.setattr(operators.OPERATORS, "feature_directions", lambda keys: keys)
     for serves, exporting in ((False, False), (True, False), (True, True)):
         monkeypatch.setattr(operators, "kernels_serve", lambda *_, serves=serves: serves)
         monkeypatch.setattr(torch.compiler, "is_exporting", lambda exporting=exporting: exporting)
-        likeness = operators.compare_keys(None, hidden_states, keys)
+        likeness = operators.compare_features(None, hidden_states, keys)
         chosen.append((likeness.fused, likeness.compared.shape))
     assert chosen == [(False, (1, 5, 5)), (True, (1, 5, 8)), (False, (1, 5, 5))]
 

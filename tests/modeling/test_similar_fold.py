@@ -11,9 +11,10 @@ from fatr_hf.modeling.token_reduction import (
     COSINE_STEPS,
     dense_layout,
     distinctness,
+    feature_similarity,
     fold_similar,
-    key_similarity,
     restore_tokens,
+    token_features,
     token_sizes,
     token_sources,
 )
@@ -30,7 +31,7 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.b
 
 
 def similarity_of(keys):
-    return key_similarity(torch.tensor(keys, dtype=torch.float64)[None])
+    return feature_similarity(torch.tensor(keys, dtype=torch.float64)[None])
 
 
 @shapes
@@ -47,7 +48,7 @@ def test_every_reduction_equals_loops_over_tokens(batch, grid, prefix, counts, d
         present = layout.num_patches
         scores = torch.randn(batch, present, generator=generator)
         keys = torch.randn(batch, prefix + present, 4, generator=generator, dtype=torch.float64)
-        hidden, layout = fold_similar(hidden, scores, key_similarity(keys[:, prefix:]), layout, keep)
+        hidden, layout = fold_similar(hidden, scores, feature_similarity(keys[:, prefix:]), layout, keep)
         expected = [
             reduce_similar(
                 states.to(dtype).double(), scores[image].tolist(), positions, sizes, prefix, keep, keys[image], standing
@@ -69,7 +70,7 @@ def test_the_mean_of_the_restored_grid_stays(batch, grid, prefix, counts):
     layout, mean = dense_layout(batch, grid, prefix, CPU), hidden[:, prefix:].mean(dim=1)
     for keep in counts:
         keys = torch.randn(batch, layout.num_patches, 4, generator=generator, dtype=torch.float64)
-        hidden, layout = fold_similar(hidden, keys[:, :, 0], key_similarity(keys), layout, keep)
+        hidden, layout = fold_similar(hidden, keys[:, :, 0], feature_similarity(keys), layout, keep)
         assert_rounded_alike(restore_tokens(hidden, token_sources(layout)).mean(dim=1), mean)
 
 
@@ -92,9 +93,34 @@ def test_cosines_by_hand():
     assert distinctness(similarity, energies.flip(1))[0].tolist() == [1 - each / full for each in nearest]
 
 
-def test_a_key_that_is_not_finite_is_like_nothing():
+@dtypes
+def test_tokens_are_as_alike_as_their_keys_and_they_themselves_in_the_mean(dtype):
+    tokens = torch.tensor([[5.0, 0, 0], [3, 0, 0], [0, 2, 0], [0, 0, 0]])[None].to(dtype).requires_grad_()
+    keys = torch.tensor([[1.0, 0], [0, 4], [-1, 0], [1, 0]], dtype=torch.promote_types(dtype, torch.float32))[None]
+    features = token_features(keys, tokens)
+    assert (features.dtype, features.requires_grad) == (keys.dtype, False)
+    half = COSINE_STEPS // 2
+    assert feature_similarity(features)[0, :3, :3].tolist() == [
+        [2 * half, half, -half],
+        [half, 2 * half, 0],
+        [-half, 0, 2 * half],
+    ]
+    # Of a token of zeros the key alone counts, at the length that both would have.
+    assert feature_similarity(features)[0, 3, [1, 3]].tolist() == [0, 2 * half]
+
+
+@pytest.mark.parametrize("place", ["key", "token"])
+def test_a_token_with_nan_in_key_or_channels_is_like_nothing(place):
+    keys, tokens = torch.ones(1, 3, 2), torch.ones(1, 3, 4)
+    {"key": keys, "token": tokens}[place][0, 1, 0] = float("nan")
+    similarity = feature_similarity(token_features(keys, tokens))[0]
+    assert similarity[1].count_nonzero() == similarity[:, 1].count_nonzero() == 0
+    assert similarity[0, 2] == COSINE_STEPS
+
+
+def test_a_feature_that_is_not_finite_is_like_nothing():
     keys = torch.tensor([[1.0, 0], [float("nan"), 1], [0, 0], [float("inf"), 1], [1, 0]])[None]
-    similarity = key_similarity(keys)[0]
+    similarity = feature_similarity(keys)[0]
     assert similarity[[1, 2, 3]].count_nonzero() == similarity[:, [1, 2, 3]].count_nonzero() == 0
     assert similarity[0, 4] == COSINE_STEPS
     assert similarity.isfinite().all()
@@ -105,7 +131,7 @@ def test_equal_tokens_go_by_place(dtype):
     """A blank image: every token is like every other, so the first are kept and all others join the first."""
     hidden, layout = torch.ones(1, 1 + 400, 8, dtype=dtype), dense_layout(1, (20, 20), 1, CPU)
     keys = torch.full((1, 400, 24), 0.3, dtype=torch.promote_types(dtype, torch.float32))
-    similarity = key_similarity(keys)
+    similarity = feature_similarity(keys)
     assert (similarity == COSINE_STEPS).all()
     energies = torch.rand(1, 400)
     scores = energies * distinctness(similarity, energies)
@@ -118,7 +144,7 @@ def test_equal_tokens_go_by_place(dtype):
 def test_nan_scores_are_kept_last():
     scores = torch.tensor([[float("nan"), 1.0, float("-inf"), 2.0]])
     keys = torch.eye(4)[None]
-    _, layout = fold_similar(torch.randn(1, 4, 3), scores, key_similarity(keys), dense_layout(1, (2, 2), 0, CPU), 2)
+    _, layout = fold_similar(torch.randn(1, 4, 3), scores, feature_similarity(keys), dense_layout(1, (2, 2), 0, CPU), 2)
     assert layout.positions.tolist() == [[1, 3]]
 
 
@@ -127,7 +153,7 @@ def test_a_token_that_none_joins_stays_bit_for_bit(dtype):
     hidden = torch.randn(1, 6, 16).to(dtype)
     keys = torch.tensor([[1.0, 0], [0, 1], [0, 1], [-1, 0], [0, -1], [0, 1]])[None]
     scores = torch.tensor([[5.0, 4, 1, 3, 2, 0]])
-    reduced, layout = fold_similar(hidden, scores, key_similarity(keys), dense_layout(1, (2, 3), 0, CPU), 4)
+    reduced, layout = fold_similar(hidden, scores, feature_similarity(keys), dense_layout(1, (2, 3), 0, CPU), 4)
     assert layout.sizes.tolist() == [[1, 3, 1, 1]]
     assert torch.equal(reduced[:, [0, 2, 3]], hidden[:, [0, 3, 4]])
 
@@ -136,7 +162,9 @@ def test_a_half_precision_mean_is_as_accurate_as_plain_pytorch():
     torch.manual_seed(0)
     hidden = (3 + torch.randn(2, 101, 32)).bfloat16()
     keys = torch.ones(2, 101, 2)
-    reduced, _ = fold_similar(hidden, torch.rand(2, 101), key_similarity(keys), dense_layout(2, (1, 101), 0, CPU), 1)
+    reduced, _ = fold_similar(
+        hidden, torch.rand(2, 101), feature_similarity(keys), dense_layout(2, (1, 101), 0, CPU), 1
+    )
     exact = hidden.double().mean(dim=1)
     plain = (hidden.mean(dim=1).double() - exact).abs().max()
     assert (reduced[:, 0].double() - exact).abs().max() <= 2 * plain
@@ -145,14 +173,14 @@ def test_a_half_precision_mean_is_as_accurate_as_plain_pytorch():
 def test_gradients():
     torch.manual_seed(0)
     hidden = torch.randn(2, 10, 3, dtype=torch.float64, requires_grad=True)
-    similarity, scores = key_similarity(torch.randn(2, 9, 4, dtype=torch.float64)), torch.rand(2, 9)
+    similarity, scores = feature_similarity(torch.randn(2, 9, 4, dtype=torch.float64)), torch.rand(2, 9)
     layout = dense_layout(2, (3, 3), 1, CPU)
     assert torch.autograd.gradcheck(lambda states: fold_similar(states, scores, similarity, layout, 4)[0], hidden)
 
 
 def test_the_reference_counts_cosines_in_the_same_steps():
     keys = torch.randn(7, 5, dtype=torch.float64)
-    assert cosine_steps(keys) == key_similarity(keys[None])[0].tolist()
+    assert cosine_steps(keys) == feature_similarity(keys[None])[0].tolist()
 
 
 @pytest.mark.parametrize(
