@@ -193,7 +193,7 @@ def write_config(model: Any, formats: list[str], folder: Path) -> None:
     config = model.config
     fields: dict[str, Any] = {"model_type": "vit", "exported_model_type": config.model_type}
     fields |= {name: getattr(config, name) for name in SIZES if hasattr(config, name)}
-    fields |= {"id2label": config.id2label, "label2id": config.label2id}
+    fields |= {"id2label": config.id2label, "label2id": {name: number for number, name in config.id2label.items()}}
     fields |= {name: getattr(config, name) for name in REDUCTION_FIELDS}
     fields["tokens"] = [layer.tokens_out for layer in config.plan()]
     graphs = {"fp32": "onnx", "q8": "onnx-int8"}

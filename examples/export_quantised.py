@@ -133,6 +133,7 @@ def quantise_onnx(graph: Path, pictures: Pictures, file: Path, scratch: Path) ->
     simplified = scratch / "simplified.onnx"
     # As onnxruntime recommends; the symbolic shapes are for models that need them, and this one's are known.
     quant_pre_process(graph, simplified, skip_symbolic_shape=True)
+    linear = linear_layers(graph)
     quantize_static(
         simplified,
         file,
@@ -140,10 +141,28 @@ def quantise_onnx(graph: Path, pictures: Pictures, file: Path, scratch: Path) ->
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         op_types_to_quantize=["MatMul"],
-        nodes_to_quantize=linear_layers(graph),
-        # What leaves a product is added to floats, and what enters it is not rounded for others who read it.
-        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"], "DedicatedQDQPair": True},
+        nodes_to_quantize=linear,
+        # What leaves a product is added to floats.
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
+    restore_other_readers(file, linear)
+
+
+def restore_other_readers(file: Path, linear: Sequence[str]) -> None:
+    """Gives nodes that are not quantised the numbers before rounding: onnxruntime rounds them for all readers."""
+    import onnx
+
+    model = onnx.load(file)
+    made = {output: node for node in model.graph.node for output in node.output}
+    for node in model.graph.node:
+        if node.name in linear:
+            continue
+        for place, name in enumerate(node.input):
+            rounded = made.get(name)
+            quantised = made.get(rounded.input[0]) if rounded and rounded.op_type == "DequantizeLinear" else None
+            if quantised is not None:
+                node.input[place] = quantised.input[0]
+    onnx.save(model, file)
 
 
 def import_nncf() -> Any:
