@@ -1,4 +1,4 @@
-"""The model that serve.py and export.py are told to take: as it was saved, or with another keep ratio."""
+"""The model that serve.py and export.py are told to take: as it was saved, or with another reduction."""
 
 import argparse
 from typing import Any
@@ -7,6 +7,7 @@ from transformers import BaseImageProcessor
 
 from fatr_hf.hub.checkpoints import is_fatr, read_config
 from fatr_hf.hub.load import check_has_processor, load_reduced
+from fatr_hf.modeling.presets import PRESETS
 from fatr_hf.modeling.reduction_config import UNREDUCED
 
 
@@ -14,6 +15,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that choose a model."""
     parser.add_argument("--model", required=True, help="folder or Hub name of a FATR model or a stock one")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub name")
+    parser.add_argument("--preset", choices=PRESETS, help="a reduction by name, of a model that is not reduced")
     parser.add_argument("--keep_ratio", type=float, nargs="+", help="one, or one for each reduction layer")
     parser.add_argument("--macs", type=float, help="the highest keep ratio within these multiply-accumulates an image")
 
@@ -21,18 +23,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def load_chosen(arguments: argparse.Namespace) -> tuple[Any, BaseImageProcessor]:
     """The model, in evaluation mode, and its image processor.
 
-    A FATR model is reduced as it was saved, a stock one not at all, unless a keep ratio or a budget is given.
+    A FATR model is reduced as it was saved, a stock one not at all, unless a preset, a keep ratio or a budget is given.
+    The keep ratio and the budget override the preset's.
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: a model of no family, a keep ratio or a budget that it cannot have, or no image processor.
+        ValueError: a model of no family, a preset, a keep ratio or a budget that it cannot have, or no image
+            processor.
     """
     if arguments.keep_ratio and arguments.macs is not None:
         raise ValueError("--keep_ratio and --macs both choose the keep ratio: give one of them.")
     reduction: dict[str, Any] = {}
+    if arguments.preset:
+        reduction["preset"] = arguments.preset
     if arguments.keep_ratio:
         reduction["keep_ratio"] = arguments.keep_ratio if len(arguments.keep_ratio) > 1 else arguments.keep_ratio[0]
-    elif arguments.macs is None and not is_fatr(read_config(arguments.model, arguments.revision)):
+    is_chosen = bool(reduction) or arguments.macs is not None
+    if not is_chosen and not is_fatr(read_config(arguments.model, arguments.revision)):
         reduction = UNREDUCED
     model, processor = load_reduced(arguments.model, revision=arguments.revision, **reduction)
     return model if arguments.macs is None else model.for_budget(macs=arguments.macs), check_has_processor(processor)

@@ -99,8 +99,8 @@ def load_reduced(
     """A saved model as FATR, in evaluation mode, and its image processor.
 
     A FATR model keeps its reduction, but for the fields that are given; a stock model of one of the families gets the
-    default one, or what is given, without training. A model that takes any image size is for that of the images which
-    its image processor gives.
+    default one, or what is given, without training. A preset is also for a FATR model that does not reduce. A model
+    that takes any image size is for that of the images which its image processor gives.
 
     Args:
         name, revision, eager, device: as for ``load_model``.
@@ -116,7 +116,9 @@ def load_reduced(
     model_class = reduced_class(name, fields)
     is_reduced = is_fatr(fields)
     if is_reduced and "preset" in reduction:
-        raise ValueError(f"{name!r} is reduced already: a preset is for a checkpoint that is not.")
+        if any(layer.reduces for layer in model_class.config_class.from_dict(fields).plan()):
+            raise ValueError(f"{name!r} is reduced already: a preset is for a checkpoint that is not.")
+        is_reduced = False
     with quiet_loading():
         model: Any = model_class.from_pretrained(
             name,

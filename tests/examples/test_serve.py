@@ -320,13 +320,23 @@ def test_an_encoder_gives_its_cls_token(module, make_fatr, model_folder, picture
     assert_rounded_alike(torch.tensor(rows[5]["embedding"]), token.detach(), torch.float32)
 
 
+CHOICES = {"preset": None, "keep_ratio": None, "macs": None}
+"""Options of the reduction, none of them given."""
+
+
 @pytest.mark.parametrize(
     ("options", "keep_ratio"),
-    [({}, 1.0), ({"keep_ratio": [0.5]}, 0.5), ({"keep_ratio": [0.8, 0.7, 0.6]}, [0.8, 0.7, 0.6])],
-    ids=["as-saved", "one", "each-its-own"],
+    [
+        ({}, 1.0),
+        ({"keep_ratio": [0.5]}, 0.5),
+        ({"keep_ratio": [0.8, 0.7, 0.6]}, [0.8, 0.7, 0.6]),
+        ({"preset": "faithful"}, 0.77),
+        ({"preset": "faithful", "keep_ratio": [0.6]}, 0.6),
+    ],
+    ids=["as-saved", "one", "each-its-own", "preset", "preset-at-another"],
 )
 def test_a_stock_model_is_reduced_only_when_asked(module, stock, stock_folder, options, keep_ratio, pixel_values):
-    arguments = argparse.Namespace(**{"model": str(stock_folder), "revision": None, "keep_ratio": None, "macs": None})
+    arguments = argparse.Namespace(**{"model": str(stock_folder), "revision": None, **CHOICES})
     vars(arguments).update(options)
     model, _ = module.load_chosen(arguments)
     assert model.config.keep_ratio == keep_ratio
@@ -337,7 +347,9 @@ def test_a_stock_model_is_reduced_only_when_asked(module, stock, stock_folder, o
 def test_a_budget_chooses_the_keep_ratio(module, fatr_folder, make_fatr):
     macs = schedule_macs(make_fatr(keep_ratio=0.4).config)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(fatr_folder)
-    model, _ = module.load_chosen(argparse.Namespace(model=str(fatr_folder), revision=None, keep_ratio=None, macs=macs))
+    model, _ = module.load_chosen(
+        argparse.Namespace(model=str(fatr_folder), revision=None, **{**CHOICES, "macs": macs})
+    )
     assert schedule_macs(model.config) == macs
 
 

@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from fatr_hf import FATRViTConfig, FATRViTForImageClassification, FATRViTModel
 from fatr_hf.hub.load import check_has_processor, load_model, load_reduced, quiet_loading
+from fatr_hf.modeling.reduction_config import UNREDUCED
 
 TEXT = {
     "hidden_size": 16,
@@ -158,6 +159,16 @@ def test_a_reduced_checkpoint_keeps_its_own_but_for_what_is_given(fatr_folder):
         load_reduced(str(fatr_folder), preset="local")
     with pytest.raises(ValueError, match="needs parameters that layer 0 of this model does not have"):
         load_reduced(str(fatr_folder), reduction_layers=[0, 1, 2])
+
+
+def test_a_preset_reduces_one_of_ours_that_does_not(make_fatr, pixel_values, tmp_path):
+    unreduced = make_fatr(**UNREDUCED)
+    unreduced.save_pretrained(tmp_path)
+    model, _ = load_reduced(str(tmp_path), preset="faithful")
+    assert model.config.selection == "high_frequency_energy"
+    assert any(layer.reduces for layer in model.config.plan())
+    with torch.no_grad(), model.reduction(False):
+        assert torch.equal(model(pixel_values).logits, unreduced(pixel_values).logits)
 
 
 def test_a_missing_image_processor_is_refused(fatr_folder):

@@ -75,6 +75,7 @@ EXTRAS = {
     "benchmark": "from fatr_hf.analysis.figure_files import check_matplotlib; check_matplotlib()",
     "analysis": SEARCH,
     "export": "import onnx, onnxruntime, onnxscript",
+    "openvino": "import nncf, openvino",
     "demo": DEMO,
     "docs": "import material, mkdocs, mkdocstrings_handlers.python",
 }
