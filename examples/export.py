@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import PIL.Image
 import torch
-from serve_model import add_model_arguments, load_chosen
+from chosen_model import add_model_arguments, load_chosen
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers import AutoImageProcessor

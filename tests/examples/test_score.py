@@ -1,4 +1,4 @@
-"""Every picture has one row, in order, whatever happens to the run and on however many processes."""
+"""Every picture has one row, in order, whatever happens to the run and wherever its actors are."""
 
 import argparse
 import contextlib
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
@@ -24,7 +25,7 @@ from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.modeling import schedule_macs
 
 ROOT = Path(__file__).parents[2]
-SERVE = ROOT / "examples" / "serve.py"
+SCORE = ROOT / "examples" / "score.py"
 
 KILLED_IN_THE_SECOND_SHARD = """
 import os, runpy, signal, sys
@@ -39,12 +40,28 @@ sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""Serves until all bytes of the second shard are on the disk, under its hidden name."""
+"""Scores until all bytes of the second shard are on the disk, under its hidden name."""
 
 
 @pytest.fixture
-def module(importable_examples):
-    return importlib.import_module("serve")
+def on_ray(importable_examples):
+    """The program as it is; its Ray is this module's."""
+    return importlib.import_module("score")
+
+
+@pytest.fixture
+def module(on_ray, monkeypatch):
+    """The program with one actor in this process, which starts sooner than Ray's."""
+    actors = importlib.import_module("score_actors")
+
+    def score_here(work, batches):
+        monkeypatch.setattr(actors.ray, "get", lambda reference: reference)
+        actor = actors.Actor(work, torch.get_num_threads(), reads=True, scores=True)
+        return (actor(pa.table({"index": list(batch)})) for batch in batches)
+
+    monkeypatch.setattr(on_ray, "running_ray", contextlib.nullcontext)
+    monkeypatch.setattr(on_ray, "score_batches", score_here)
+    return on_ray
 
 
 @pytest.fixture
@@ -76,7 +93,7 @@ def words(model, images, output, *more):
 
 
 def run(module, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["serve.py", *words(*arguments)])
+    monkeypatch.setattr(sys, "argv", ["score.py", *words(*arguments)])
     module.main()
     return rows_of(arguments[2])
 
@@ -122,7 +139,7 @@ def test_every_picture_has_its_row_in_order(module, model_folder, pictures, tmp_
         ".manifest.json",
         *(f"shard-0000{index}-of-00003.parquet" for index in range(3)),
     ]
-    assert re.search(r"11 images, 0 of them cannot be read; 11 computed now, [\d.]+ images/s", capsys.readouterr().out)
+    assert re.search(r"11 images, 0 of them cannot be read; 11 computed now in \d+ s, [\d.]+ images/s", capsys.readouterr().out)
 
 
 def test_datasets_reads_the_result(module, model_folder, pictures, tmp_path, monkeypatch):
@@ -132,39 +149,10 @@ def test_datasets_reads_the_result(module, model_folder, pictures, tmp_path, mon
     assert loaded["train"].to_list() == rows
 
 
-def test_two_processes_finish_what_a_killed_one_began(module, model_folder, pictures, tmp_path, monkeypatch):
-    run(module, monkeypatch, model_folder, pictures, tmp_path / "whole")
-    output = tmp_path / "out"
-    arguments = words(model_folder, pictures, output)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    killed = [sys.executable, "-c", KILLED_IN_THE_SECOND_SHARD, str(SERVE), *arguments]
-    assert subprocess.run(killed, env=environment, timeout=120).returncode == -signal.SIGKILL
-    first, second = (f"shard-0000{index}-of-00003.parquet" for index in range(2))
-    assert set(content(output)) == {".manifest.json", first, f".{second}.partial"}
-    before = (output / first).stat().st_mtime_ns
-
-    configuration = ROOT / "examples" / "accelerate" / "cpu_2processes.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration), str(SERVE)]
-    process = subprocess.Popen(
-        [*launch, *arguments], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        printed, _ = process.communicate(timeout=120)
-    finally:
-        # The launcher and the processes it has started: none outlives a job that hangs.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0
-    assert re.findall(r"^(\d+) images, 0 of them cannot be read; (\d+) computed", printed, re.M) == [("11", "7")]
-    assert (output / first).stat().st_mtime_ns == before
-    assert_same(rows_of(output), rows_of(tmp_path / "whole"))
-    assert content(output)[".manifest.json"] == content(tmp_path / "whole")[".manifest.json"]
-
-
 def test_a_finished_run_computes_nothing_again(module, model_folder, pictures, tmp_path, monkeypatch, capsys):
     arguments = (model_folder, pictures, tmp_path / "out")
     rows = run(module, monkeypatch, *arguments)
-    monkeypatch.setattr(module, "predict", None)
+    monkeypatch.setattr(module, "score_batches", None)
     assert run(module, monkeypatch, *arguments, "--batch_size", "2") == rows
     assert "11 images, 0 of them cannot be read; 0 computed now" in capsys.readouterr().out
 
@@ -263,12 +251,6 @@ def test_a_folder_of_something_else_is_left_alone(module, model_folder, pictures
     assert content(model_folder) == before
 
 
-def test_pictures_read_by_workers_are_the_same(module, model_folder, broken, tmp_path, monkeypatch):
-    for name, workers in (("none", "0"), ("two", "2")):
-        run(module, monkeypatch, model_folder, broken, tmp_path / name, "--workers", workers)
-    assert content(tmp_path / "none") == content(tmp_path / "two")
-
-
 def test_names_and_files_of_all_kinds_are_served_as_they_are_trained_on(
     module, model_folder, pictures, tmp_path, monkeypatch, capsys
 ):
@@ -285,7 +267,7 @@ def test_names_and_files_of_all_kinds_are_served_as_they_are_trained_on(
 def test_a_run_that_failed_at_its_first_batch_leaves_the_folder_free(
     module, model_folder, pictures, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr("score_actors.predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -351,7 +333,10 @@ def test_a_budget_chooses_the_keep_ratio(module, fatr_folder, make_fatr):
         ("table.parquet", ["--column", "picture"], "--column picture must be one of number"),
         ("table.parquet", ["--column", "number"], "--column number must hold pictures, not"),
         ("pictures", ["--batch_size", "0"], "--batch_size 0 must be at least 1"),
-        ("pictures", ["--workers", "-1"], "--workers -1 must be at least 0"),
+        ("pictures", ["--actors", "0"], "--actors 0 must be at least 1"),
+        ("pictures", ["--gpus_per_actor", "nan"], "--gpus_per_actor nan must be at least 0"),
+        ("s3://bucket/pictures", [], "--images s3://bucket/pictures must be a folder"),
+        ("pictures", ["--split", "night"], "night"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) and value else None,
 )
