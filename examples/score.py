@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,16 +199,17 @@ def write_shards(work: Work, shards: Sequence[Shard], claim: Callable[[], None])
     size, number = work.arguments.batch_size, sum(shard.end - shard.first for shard in shards)
     batches = [batch for shard in shards for batch in shard.batches(size)]
     with closing(score_batches(work, batches)) as tables:
-        first = next(tables)
+        scored: Iterator[pa.Table] = map(check_unbroken, tables) if work.arguments.strict else tables
+        first = rows = next(scored)
         loaded = time.perf_counter()
-        scored: Iterator[pa.Table] = chain([first], tables)
-        if work.arguments.strict:
-            scored = map(check_unbroken, scored)
         for shard in shards:
-            rows = pa.concat_tables(islice(scored, len(shard.batches(size))))
-            assert rows["index"].to_pylist() == [*range(shard.first, shard.end)]
+            length = shard.end - shard.first
+            while len(rows) < length:
+                rows = pa.concat_tables([rows, next(scored)])
+            assert rows["index"][:length].to_pylist() == [*range(shard.first, shard.end)]
             claim()
-            write_shard(rows, shard.path)
+            write_shard(rows[:length], shard.path)
+            rows = rows[length:]
             print(f"{shard.path.name}: images {shard.first} to {shard.end - 1}", flush=True)
     now = time.perf_counter()
     speed = f", {(number - len(first)) / (now - loaded):.1f} images/s after the first batch"

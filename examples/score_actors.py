@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from fatr_hf.benchmark.settings import DTYPES
 try:
     import ray
     import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError
 except ImportError as error:
     raise ImportError("score.py runs on Ray: pip install 'fatr-hf[scale]'.") from error
 
@@ -173,8 +174,8 @@ def plan_pool(arguments: argparse.Namespace, batches: int) -> tuple[int, float, 
     return scorers, share, cores - scorers * threads if share else 0
 
 
-def score_batches(work: Work, batches: Sequence[range]) -> Iterator[pa.Table]:
-    """Rows of batches of pictures, in their order; if an actor dies, another one takes its batch.
+def score_batches(work: Work, batches: Sequence[range]) -> Generator[pa.Table, None, None]:
+    """Rows of pictures in the order of the batches, however many at a time; a batch whose actor dies goes to another.
 
     Args:
         batches: places of pictures.
@@ -195,8 +196,7 @@ def score_batches(work: Work, batches: Sequence[range]) -> Iterator[pa.Table]:
     context.raise_original_map_exception = True
     # A batch is a block, and stays one.
     context.target_max_block_size = None
-    rows = ray.data.from_arrow([pa.table({"index": list(batch)}) for batch in batches])
-    block: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    rows: ray.data.Dataset = ray.data.from_arrow([pa.table({"index": list(batch)}) for batch in batches])
     pools = [(scorers, gpus, work.arguments.threads, not readers, True)]
     if readers:
         pools.insert(0, (readers, 0, 1, True, False))
@@ -207,12 +207,15 @@ def score_batches(work: Work, batches: Sequence[range]) -> Iterator[pa.Table]:
             compute=ray.data.ActorPoolStrategy(size=size),
             num_cpus=threads,
             num_gpus=share,
-            **block,
+            # Of GPUs Ray wants to know. It joins blocks that are shorter, so that rows stay in order and blocks do not.
+            batch_size=work.arguments.batch_size,
+            batch_format="pyarrow",
         )
     try:
-        with closing(iter(rows.iter_batches(**block))) as tables:
+        tables: Any = iter(rows.iter_batches(batch_size=None, batch_format="pyarrow"))
+        with closing(tables):
             yield from tables
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         cause = getattr(error, "cause", None)
         if cause is None or isinstance(cause, ray.exceptions.RayError):
             reason = str(cause or error).splitlines()[0]

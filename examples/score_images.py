@@ -97,8 +97,7 @@ def open_images(source: str, column: str | None = None, split: str | None = None
         return pictures_in_memory(read_images(source))
     if not path.exists():
         raise FileNotFoundError(
-            f"--images {source} does not exist: give a folder of pictures or of parquet files, or a data set's name and "
-            "--split."
+            f"--images {source} does not exist: give a folder of pictures or parquet files, or --split."
         )
     folder = path.parent if path.is_file() else path
     found = list_folder(path) if path.is_dir() else Folder(folder, [], [Path(path.name)], [])

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import ray
 import torch
 from datasets import Dataset, Features, Image, Value, load_dataset
 from rounding import assert_rounded_alike
@@ -139,7 +141,9 @@ def test_every_picture_has_its_row_in_order(module, model_folder, pictures, tmp_
         ".manifest.json",
         *(f"shard-0000{index}-of-00003.parquet" for index in range(3)),
     ]
-    assert re.search(r"11 images, 0 of them cannot be read; 11 computed now in \d+ s, [\d.]+ images/s", capsys.readouterr().out)
+    assert re.search(
+        r"11 images, 0 of them cannot be read; 11 computed now in \d+ s, [\d.]+ images/s", capsys.readouterr().out
+    )
 
 
 def test_datasets_reads_the_result(module, model_folder, pictures, tmp_path, monkeypatch):
@@ -147,6 +151,112 @@ def test_datasets_reads_the_result(module, model_folder, pictures, tmp_path, mon
     loaded = load_dataset("parquet", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["train"]
     assert loaded["train"].to_list() == rows
+
+
+@pytest.fixture(scope="module")
+def ray_of_two_cores():
+    """A Ray that has two cores, and says that it has a GPU."""
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init("local", num_cpus=2, num_gpus=1, object_store_memory=80 * 2**20, **quiet)
+    yield
+    ray.shutdown()
+
+
+def test_readers_and_a_scorer_finish_what_killed_actors_began(
+    on_ray, ray_of_two_cores, model_folder, broken, tmp_path, monkeypatch, capsys
+):
+    arguments = (model_folder, broken, tmp_path / "out", "--logits")
+    killed = [sys.executable, "-c", KILLED_IN_THE_SECOND_SHARD, str(SCORE), *words(*arguments), "--actors", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(killed, env=environment, timeout=240).returncode == -signal.SIGKILL
+    first, second = (f"shard-0000{index}-of-00003.parquet" for index in range(2))
+    assert set(content(tmp_path / "out")) == {".manifest.json", first, f".{second}.partial"}
+    before = (tmp_path / "out" / first).stat().st_mtime_ns
+    manifest = content(tmp_path / "out")[".manifest.json"]
+
+    rows = run(on_ray, monkeypatch, *arguments)
+    assert (tmp_path / "out" / first).stat().st_mtime_ns == before
+    assert content(tmp_path / "out")[".manifest.json"] == manifest
+    assert [row["index"] for row in rows] == list(range(11))
+    assert [row["index"] for row in rows if row["error"] is not None] == [1, 6, 7, 8]
+    assert "11 images, 4 of them cannot be read; 7 computed now" in capsys.readouterr().out
+    good = [row for row in rows if row["error"] is None]
+    model = FATRViTForImageClassification.from_pretrained(model_folder)
+    logits = expected_logits(model, model_folder, [broken / row["name"] for row in good])
+    assert_rounded_alike(torch.tensor([row["logits"] for row in good]), logits, torch.float32)
+
+
+def test_an_actor_that_dies_is_replaced_and_what_one_raises_is_told(
+    on_ray, ray_of_two_cores, model_folder, pictures, tmp_path, monkeypatch
+):
+    died, calls = tmp_path / "died", []
+
+    def predict(model, pixel_values, top_k):
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(pixel_values)
+        if len(calls) == 3:
+            raise ValueError("these pixels are odd")
+        return {"logits": torch.zeros(len(pixel_values), 5).tolist()}
+
+    monkeypatch.setattr("score_actors.predict", predict)
+    with pytest.raises(ValueError, match=r"^these pixels are odd$"):
+        run(on_ray, monkeypatch, model_folder, pictures, tmp_path / "out", "--actors", "1", "--gpus_per_actor", "0")
+    assert died.exists()
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "plan"),
+    [
+        ({"CPU": 8.0}, {}, (8, 0, 0)),
+        ({"CPU": 8.0}, {"threads": 3}, (2, 0, 0)),
+        ({"CPU": 64.0}, {}, (10, 0, 0)),
+        ({"CPU": 64.0}, {"actors": 64}, (64, 0, 0)),
+        ({"CPU": 16.0, "GPU": 2.0}, {}, (2, 1, 14)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpus_per_actor": 0.5, "threads": 2}, (4, 0.5, 8)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpus_per_actor": 0}, (10, 0, 0)),
+        ({"CPU": 2.0, "GPU": 2.0}, {}, (2, 1, 0)),
+        (
+            {"CPU": 8.0, "GPU": 2.0},
+            {"actors": 3},
+            "--actors 3, .* --gpus_per_actor 1, need more than the 8 cores",
+        ),
+        ({"CPU": 2.0}, {"threads": 4}, "--actors 1, each with --threads 4 .* need more than the 2 cores"),
+    ],
+)
+def test_actors_fill_what_there_is(on_ray, monkeypatch, resources, options, plan):
+    actors = importlib.import_module("score_actors")
+    monkeypatch.setattr(actors.ray, "cluster_resources", lambda: resources)
+    arguments = argparse.Namespace(**{"actors": None, "gpus_per_actor": None, "threads": 1, **options})
+    if isinstance(plan, str):
+        with pytest.raises(ValueError, match=plan):
+            actors.plan_pool(arguments, 10)
+    else:
+        assert actors.plan_pool(arguments, 10) == plan
+
+
+def test_machines_that_do_not_share_the_pictures_or_the_model_are_named(
+    on_ray, module, model_folder, pictures, tmp_path, monkeypatch, make_fatr
+):
+    monkeypatch.setattr("socket.gethostname", lambda: "node-7")
+    load = module.load_chosen
+    with monkeypatch.context() as patch:
+        patch.setattr("score_actors.load_chosen", lambda arguments: (make_fatr(keep_ratio=0.5), load(arguments)[1]))
+        with pytest.raises(ValueError, match=r"--model .* is another one on node-7: share it"):
+            run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    check = module.check_folder
+    monkeypatch.setattr(module, "check_folder", lambda *given: (check(*given), pictures.rename(tmp_path / "elsewhere")))
+    with pytest.raises(FileNotFoundError, match=r"--images .*pictures is not there on node-7: share it"):
+        run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("images", "output", "name"), [("pictures", "/out", "images"), ("user/set", "out", "output")])
+def test_a_job_needs_absolute_places(module, pictures, tmp_path, monkeypatch, images, output, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ValueError, match=f"--{name} .* must be absolute: a job runs in a copy"):
+        run(module, monkeypatch, "user/model", images, output)
 
 
 def test_a_finished_run_computes_nothing_again(module, model_folder, pictures, tmp_path, monkeypatch, capsys):
@@ -207,6 +317,24 @@ def test_parquet_files_give_the_rows_of_the_pictures_in_them(module, model_folde
     assert [row["error"] is None for row in actual] == [*(row["error"] is None for row in expected), False]
     for name in ("index", "classes", "labels"):
         assert [row[name] for row in actual][:11] == [row[name] for row in expected]
+
+
+def test_a_split_of_a_data_set(module, model_folder, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    for split, folder in (("train", "a"), ("test", "b")):
+        files = sorted((pictures / folder).iterdir())
+        rows = {"picture": [{"path": path.name, "bytes": path.read_bytes()} for path in files]}
+        Dataset.from_dict(rows, Features({"picture": Image()})).to_parquet(tmp_path / "set" / f"{split}.parquet")
+    arguments = (model_folder, tmp_path / "set", tmp_path / "out", "--split")
+    rows = run(module, monkeypatch, *arguments, "test")
+    expected = run(module, monkeypatch, model_folder, pictures / "b", tmp_path / "expected")
+    assert rows == expected
+    assert run(module, monkeypatch, *arguments, "test") == rows
+    with pytest.raises(ValueError, match=r"number of images was 5 and is 6"):
+        run(module, monkeypatch, *arguments, "train")
+    with pytest.raises(OSError, match="user/nothing"):
+        run(module, monkeypatch, model_folder, "user/nothing", tmp_path / "new", "--split", "test")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ EXTRAS = {
     "analysis": SEARCH,
     "export": "import onnx, onnxruntime, onnxscript",
     "demo": DEMO,
+    "scale": "import ray.data",
     "docs": "import material, mkdocs, mkdocstrings_handlers.python",
 }
 """What each extra is for, in code that needs it."""
