@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import PIL.Image
 import torch
+from chosen_model import add_model_arguments, load_chosen
 from export_benchmark import benchmark
 from export_formats import FORMATS, Classify, Logits, Source, example, size_of
 from export_quantised import Pictures, agreement, draw_pictures, logits_of
-from serve_model import add_model_arguments, load_chosen
 from transformers import AutoImageProcessor
 
 from fatr_hf.analysis.model_inputs import is_classifier

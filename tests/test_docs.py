@@ -224,6 +224,11 @@ def check_accelerate(launch, *words):
     check_python(parsed.training_script, *parsed.training_script_args)
 
 
+def check_ray(*words):
+    assert words[:2] == ("job", "submit")
+    check_python(*words[words.index("python") + 1 :])
+
+
 def check_python(script, *words):
     if script == "-m":
         return
@@ -251,6 +256,7 @@ CHECKS = {
     "make": check_make,
     "accelerate": check_accelerate,
     "python": check_python,
+    "ray": check_ray,
     "python3": check_python,
 }
 

@@ -23,7 +23,7 @@ MISTAKES = {
     "untrained_ablation.py": (["nobody/nothing", "photographs"], "No checkpoint can be read"),
     "patch_detection.py": (["m", "./nowhere"], "nowhere has neither train-images-idx3-ubyte"),
     "photograph_crops.py": (["{tmp}/new", "--size", "0"], "--size 0 must be a positive integer"),
-    "serve.py": (["--model", "m", "--images", "i", "--output", "o", "--top_k", "0"], "--top_k 0 must be at least 1"),
+    "score.py": (["--model", "m", "--images", "i", "--output", "o", "--top_k", "0"], "--top_k 0 must be at least 1"),
     "study.py": (["--dataset", "./nowhere"], "source='./nowhere' does not exist"),
 }
 

@@ -77,6 +77,7 @@ EXTRAS = {
     "export": "import onnx, onnxruntime, onnxscript",
     "openvino": "import nncf, openvino",
     "demo": DEMO,
+    "scale": "import ray.data",
     "docs": "import material, mkdocs, mkdocstrings_handlers.python",
 }
 """What each extra is for, in code that needs it."""

@@ -1,4 +1,4 @@
-"""The pictures that serve.py classifies: each in its place, opened one by one, a broken one described."""
+"""The pictures that score.py takes: each in its place, opened one by one, a broken one described."""
 
 import glob
 import zlib
@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import torch
-from datasets import Dataset, Features, Image, load_dataset
+from datasets import Dataset, Features, Image, config, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from torch import Tensor
+from transformers import BaseImageProcessor
 
 from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.analysis.schedule_search.study import digest
@@ -31,41 +33,35 @@ class Images(NamedTuple):
     """What was left out of the folder."""
 
 
-class Batch(NamedTuple):
-    """Pictures in a row as a model takes them, and what is known of those that it cannot take."""
-
-    places: Sequence[int]
-    """Of every picture in the input."""
-    names: Sequence[str | None]
-    """Path or name of every picture, where it has one."""
-    errors: Sequence[str | None]
-    """Why a picture cannot be read, None for one that can."""
-    pixel_values: Tensor | None
-    """(pictures without an error, channels, height, width), None where all are broken."""
-
-
-class PreparedImages(torch.utils.data.Dataset[Batch]):
-    """Batches by the places of their pictures, for a data loader without batches of its own.
+class Reader:
+    """Reads pictures by their places.
 
     Args:
         images: of ``open_images``.
         processor: resizes and normalises.
     """
 
-    def __init__(self, images: Images, processor: Any):
+    def __init__(self, images: Images, processor: BaseImageProcessor):
         self.images = images
         self.processor = processor
 
-    def __getitem__(self, places: Sequence[int]) -> Batch:
+    def __call__(self, places: Sequence[int]) -> pa.Table:
+        """A row for each picture: its ``index``, ``name``, ``error`` (None if it can be read) and ``pixel_values``.
+
+        These are (channels, height, width), of any values where there is an error.
+        """
         stored = [self.images.rows[place]["image"] or {"path": None, "bytes": None} for place in places]
         prepared = [self.prepare(picture) for picture in stored]
-        pixel_values = [each for each in prepared if isinstance(each, Tensor)]
-        return Batch(
-            list(places),
-            [picture["path"] for picture in stored],
-            [each if isinstance(each, str) else None for each in prepared],
-            torch.cat(pixel_values) if pixel_values else None,
-        )
+        readable = [each for each in prepared if isinstance(each, Tensor)]
+        blank = torch.zeros_like(readable[0]) if readable else torch.zeros(1, 1, 1, 1)
+        pixel_values = torch.cat([each if isinstance(each, Tensor) else blank for each in prepared])
+        columns = {
+            "index": pa.array(places, pa.int64()),
+            "name": pa.array([picture["path"] for picture in stored], pa.string()),
+            "error": pa.array([each if isinstance(each, str) else None for each in prepared], pa.string()),
+            "pixel_values": pa.FixedShapeTensorArray.from_numpy_ndarray(pixel_values.numpy()),
+        }
+        return pa.table(columns)
 
     def prepare(self, stored: dict[str, Any]) -> Tensor | str:
         """Pixel values (1, channels, height, width) of a picture, or the words of what is wrong with it."""
@@ -80,23 +76,29 @@ class PreparedImages(torch.utils.data.Dataset[Batch]):
             return f"{type(error).__name__}: {error}"
 
 
-def open_images(source: str, column: str | None = None) -> Images:
-    """Pictures of a folder in the order of their paths, of parquet files, or of ``read_images``.
+def open_images(source: str, column: str | None = None, split: str | None = None) -> Images:
+    """Pictures of a folder in the order of their paths, of parquet files, of ``read_images``, or of a data set.
 
     Args:
         source: a picture or a folder of them, a parquet file or a folder of them (which ``datasets`` converts once, in
-            its own cache), a folder of idx files, ``photographs`` or ``digits``.
-        column: of the parquet files; by default the only one that holds pictures.
+            its own cache), a folder of idx files, ``photographs`` or ``digits``; with a split a data set's name on the
+            Hub, or a folder that ``datasets.load_dataset`` takes.
+        column: of parquet files and data sets; by default the only one that holds pictures.
+        split: of a data set.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: no pictures, broken parquet files, or a column that does not hold pictures.
+        FileNotFoundError: there is no such file, folder or data set.
+        ValueError: no pictures, broken parquet files, no such split, or a column that does not hold pictures.
     """
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().absolute()
+    if split is not None:
+        return open_rows(source, column, path=str(path) if path.exists() else source, split=split)
     if source in ("photographs", "digits") or is_idx_folder(path):
         return pictures_in_memory(read_images(source))
     if not path.exists():
-        raise FileNotFoundError(f"--images {source} does not exist: give a folder of pictures or of parquet files.")
+        raise FileNotFoundError(
+            f"--images {source} does not exist: give a folder of pictures or parquet files, or --split."
+        )
     folder = path.parent if path.is_file() else path
     found = list_folder(path) if path.is_dir() else Folder(folder, [], [Path(path.name)], [])
     tables = [file for file in found.others if file.suffix.lower() == ".parquet"]
@@ -106,13 +108,20 @@ def open_images(source: str, column: str | None = None) -> Images:
         return Images(rows, folder, fingerprint_of(folder, pictures), found.left_out() if path.is_dir() else None)
     if not tables:
         raise ValueError(f"--images {printable(source)} holds neither pictures nor parquet files.")
-    fingerprint = fingerprint_of(folder, tables)
     files = [glob.escape(str((folder / name).resolve())) for name in tables]
+    images = open_rows(source, column, path="parquet", data_files=files, split="train")
+    return images._replace(fingerprint=digest([fingerprint_of(folder, tables), str(column)]))
+
+
+def open_rows(source: str, column: str | None, **options: Any) -> Images:
+    """Pictures of what ``datasets.load_dataset`` loads with these options."""
     try:
-        rows = load_dataset("parquet", data_files=files, split="train")
+        rows = load_dataset(**options)
     except DatasetGenerationError as error:
         raise ValueError(f"--images {source} holds no rows, or files that are broken: {error.__cause__}") from error
-    return Images(pictures_of_rows(rows, column), Path(), digest([fingerprint, str(column)]))
+    # The folders in the cache are named by the data set and its commit, or by its files.
+    cached = [str(Path(file["filename"]).relative_to(config.HF_DATASETS_CACHE)) for file in rows.cache_files]
+    return Images(pictures_of_rows(rows, column), Path(), digest([*cached, str(column)]))
 
 
 def rows_of_files(folder: Path, names: Iterable[Path]) -> Dataset:

@@ -1,8 +1,9 @@
-"""Every picture has one row, in order, whatever happens to the run and on however many processes."""
+"""Every picture has one row, in order, whatever happens to the run and wherever its actors are."""
 
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import re
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import ray
 import torch
 from datasets import Dataset, Features, Image, Value, load_dataset
 from rounding import assert_rounded_alike
@@ -24,7 +27,7 @@ from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.modeling import schedule_macs
 
 ROOT = Path(__file__).parents[2]
-SERVE = ROOT / "examples" / "serve.py"
+SCORE = ROOT / "examples" / "score.py"
 
 KILLED_IN_THE_SECOND_SHARD = """
 import os, runpy, signal, sys
@@ -39,12 +42,28 @@ sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""Serves until all bytes of the second shard are on the disk, under its hidden name."""
+"""Scores until all bytes of the second shard are on the disk, under its hidden name."""
 
 
 @pytest.fixture
-def module(importable_examples):
-    return importlib.import_module("serve")
+def on_ray(importable_examples):
+    """The program as it is; its Ray is this module's."""
+    return importlib.import_module("score")
+
+
+@pytest.fixture
+def module(on_ray, monkeypatch):
+    """The program with one actor in this process, which starts sooner than Ray's."""
+    actors = importlib.import_module("score_actors")
+
+    def score_here(work, batches):
+        monkeypatch.setattr(actors.ray, "get", lambda reference: reference)
+        actor = actors.Actor(work, torch.get_num_threads(), reads=True, scores=True)
+        return (actor(pa.table({"index": list(batch)})) for batch in batches)
+
+    monkeypatch.setattr(on_ray, "running_ray", contextlib.nullcontext)
+    monkeypatch.setattr(on_ray, "score_batches", score_here)
+    return on_ray
 
 
 @pytest.fixture
@@ -76,7 +95,7 @@ def words(model, images, output, *more):
 
 
 def run(module, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["serve.py", *words(*arguments)])
+    monkeypatch.setattr(sys, "argv", ["score.py", *words(*arguments)])
     module.main()
     return rows_of(arguments[2])
 
@@ -122,7 +141,9 @@ def test_every_picture_has_its_row_in_order(module, model_folder, pictures, tmp_
         ".manifest.json",
         *(f"shard-0000{index}-of-00003.parquet" for index in range(3)),
     ]
-    assert re.search(r"11 images, 0 of them cannot be read; 11 computed now, [\d.]+ images/s", capsys.readouterr().out)
+    assert re.search(
+        r"11 images, 0 of them cannot be read; 11 computed now in \d+ s, [\d.]+ images/s", capsys.readouterr().out
+    )
 
 
 def test_datasets_reads_the_result(module, model_folder, pictures, tmp_path, monkeypatch):
@@ -132,39 +153,116 @@ def test_datasets_reads_the_result(module, model_folder, pictures, tmp_path, mon
     assert loaded["train"].to_list() == rows
 
 
-def test_two_processes_finish_what_a_killed_one_began(module, model_folder, pictures, tmp_path, monkeypatch):
-    run(module, monkeypatch, model_folder, pictures, tmp_path / "whole")
-    output = tmp_path / "out"
-    arguments = words(model_folder, pictures, output)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    killed = [sys.executable, "-c", KILLED_IN_THE_SECOND_SHARD, str(SERVE), *arguments]
-    assert subprocess.run(killed, env=environment, timeout=120).returncode == -signal.SIGKILL
-    first, second = (f"shard-0000{index}-of-00003.parquet" for index in range(2))
-    assert set(content(output)) == {".manifest.json", first, f".{second}.partial"}
-    before = (output / first).stat().st_mtime_ns
+@pytest.fixture(scope="module")
+def ray_of_two_cores():
+    """A Ray that has two cores, and says that it has a GPU."""
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init("local", num_cpus=2, num_gpus=1, object_store_memory=80 * 2**20, **quiet)
+    yield
+    ray.shutdown()
 
-    configuration = ROOT / "examples" / "accelerate" / "cpu_2processes.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration), str(SERVE)]
-    process = subprocess.Popen(
-        [*launch, *arguments], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        printed, _ = process.communicate(timeout=120)
-    finally:
-        # The launcher and the processes it has started: none outlives a job that hangs.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0
-    assert re.findall(r"^(\d+) images, 0 of them cannot be read; (\d+) computed", printed, re.M) == [("11", "7")]
-    assert (output / first).stat().st_mtime_ns == before
-    assert_same(rows_of(output), rows_of(tmp_path / "whole"))
-    assert content(output)[".manifest.json"] == content(tmp_path / "whole")[".manifest.json"]
+
+def test_readers_and_a_scorer_finish_what_killed_actors_began(
+    on_ray, ray_of_two_cores, model_folder, broken, tmp_path, monkeypatch, capsys
+):
+    arguments = (model_folder, broken, tmp_path / "out", "--logits")
+    killed = [sys.executable, "-c", KILLED_IN_THE_SECOND_SHARD, str(SCORE), *words(*arguments), "--actors", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(killed, env=environment, timeout=240).returncode == -signal.SIGKILL
+    first, second = (f"shard-0000{index}-of-00003.parquet" for index in range(2))
+    assert set(content(tmp_path / "out")) == {".manifest.json", first, f".{second}.partial"}
+    before = (tmp_path / "out" / first).stat().st_mtime_ns
+    manifest = content(tmp_path / "out")[".manifest.json"]
+
+    rows = run(on_ray, monkeypatch, *arguments)
+    assert (tmp_path / "out" / first).stat().st_mtime_ns == before
+    assert content(tmp_path / "out")[".manifest.json"] == manifest
+    assert [row["index"] for row in rows] == list(range(11))
+    assert [row["index"] for row in rows if row["error"] is not None] == [1, 6, 7, 8]
+    assert "11 images, 4 of them cannot be read; 7 computed now" in capsys.readouterr().out
+    good = [row for row in rows if row["error"] is None]
+    model = FATRViTForImageClassification.from_pretrained(model_folder)
+    logits = expected_logits(model, model_folder, [broken / row["name"] for row in good])
+    assert_rounded_alike(torch.tensor([row["logits"] for row in good]), logits, torch.float32)
+
+
+def test_an_actor_that_dies_is_replaced_and_what_one_raises_is_told(
+    on_ray, ray_of_two_cores, model_folder, pictures, tmp_path, monkeypatch
+):
+    died, calls = tmp_path / "died", []
+
+    def predict(model, pixel_values, top_k):
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(pixel_values)
+        if len(calls) == 3:
+            raise ValueError("these pixels are odd")
+        return {"logits": torch.zeros(len(pixel_values), 5).tolist()}
+
+    monkeypatch.setattr("score_actors.predict", predict)
+    with pytest.raises(ValueError, match=r"^these pixels are odd$"):
+        run(on_ray, monkeypatch, model_folder, pictures, tmp_path / "out", "--actors", "1", "--gpus_per_actor", "0")
+    assert died.exists()
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "plan"),
+    [
+        ({"CPU": 8.0}, {}, (8, 0, 0)),
+        ({"CPU": 8.0}, {"threads": 3}, (2, 0, 0)),
+        ({"CPU": 64.0}, {}, (10, 0, 0)),
+        ({"CPU": 64.0}, {"actors": 64}, (64, 0, 0)),
+        ({"CPU": 16.0, "GPU": 2.0}, {}, (2, 1, 14)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpus_per_actor": 0.5, "threads": 2}, (4, 0.5, 8)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpus_per_actor": 0}, (10, 0, 0)),
+        ({"CPU": 2.0, "GPU": 2.0}, {}, (2, 1, 0)),
+        (
+            {"CPU": 8.0, "GPU": 2.0},
+            {"actors": 3},
+            "--actors 3, .* --gpus_per_actor 1, need more than the 8 cores",
+        ),
+        ({"CPU": 2.0}, {"threads": 4}, "--actors 1, each with --threads 4 .* need more than the 2 cores"),
+    ],
+)
+def test_actors_fill_what_there_is(on_ray, monkeypatch, resources, options, plan):
+    actors = importlib.import_module("score_actors")
+    monkeypatch.setattr(actors.ray, "cluster_resources", lambda: resources)
+    arguments = argparse.Namespace(**{"actors": None, "gpus_per_actor": None, "threads": 1, **options})
+    if isinstance(plan, str):
+        with pytest.raises(ValueError, match=plan):
+            actors.plan_pool(arguments, 10)
+    else:
+        assert actors.plan_pool(arguments, 10) == plan
+
+
+def test_machines_that_do_not_share_the_pictures_or_the_model_are_named(
+    on_ray, module, model_folder, pictures, tmp_path, monkeypatch, make_fatr
+):
+    monkeypatch.setattr("socket.gethostname", lambda: "node-7")
+    load = module.load_chosen
+    with monkeypatch.context() as patch:
+        patch.setattr("score_actors.load_chosen", lambda arguments: (make_fatr(keep_ratio=0.5), load(arguments)[1]))
+        with pytest.raises(ValueError, match=r"--model .* is another one on node-7: share it"):
+            run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+    check = module.check_folder
+    monkeypatch.setattr(module, "check_folder", lambda *given: (check(*given), pictures.rename(tmp_path / "elsewhere")))
+    with pytest.raises(FileNotFoundError, match=r"--images .*pictures is not there on node-7: share it"):
+        run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("images", "output", "name"), [("pictures", "/out", "images"), ("user/set", "out", "output")])
+def test_a_job_needs_absolute_places(module, pictures, tmp_path, monkeypatch, images, output, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ValueError, match=f"--{name} .* must be absolute: a job runs in a copy"):
+        run(module, monkeypatch, "user/model", images, output)
 
 
 def test_a_finished_run_computes_nothing_again(module, model_folder, pictures, tmp_path, monkeypatch, capsys):
     arguments = (model_folder, pictures, tmp_path / "out")
     rows = run(module, monkeypatch, *arguments)
-    monkeypatch.setattr(module, "predict", None)
+    monkeypatch.setattr(module, "score_batches", None)
     assert run(module, monkeypatch, *arguments, "--batch_size", "2") == rows
     assert "11 images, 0 of them cannot be read; 0 computed now" in capsys.readouterr().out
 
@@ -221,6 +319,24 @@ def test_parquet_files_give_the_rows_of_the_pictures_in_them(module, model_folde
         assert [row[name] for row in actual][:11] == [row[name] for row in expected]
 
 
+def test_a_split_of_a_data_set(module, model_folder, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    for split, folder in (("train", "a"), ("test", "b")):
+        files = sorted((pictures / folder).iterdir())
+        rows = {"picture": [{"path": path.name, "bytes": path.read_bytes()} for path in files]}
+        Dataset.from_dict(rows, Features({"picture": Image()})).to_parquet(tmp_path / "set" / f"{split}.parquet")
+    arguments = (model_folder, tmp_path / "set", tmp_path / "out", "--split")
+    rows = run(module, monkeypatch, *arguments, "test")
+    expected = run(module, monkeypatch, model_folder, pictures / "b", tmp_path / "expected")
+    assert rows == expected
+    assert run(module, monkeypatch, *arguments, "test") == rows
+    with pytest.raises(ValueError, match=r"number of images was 5 and is 6"):
+        run(module, monkeypatch, *arguments, "train")
+    with pytest.raises(OSError, match="user/nothing"):
+        run(module, monkeypatch, model_folder, "user/nothing", tmp_path / "new", "--split", "test")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -263,12 +379,6 @@ def test_a_folder_of_something_else_is_left_alone(module, model_folder, pictures
     assert content(model_folder) == before
 
 
-def test_pictures_read_by_workers_are_the_same(module, model_folder, broken, tmp_path, monkeypatch):
-    for name, workers in (("none", "0"), ("two", "2")):
-        run(module, monkeypatch, model_folder, broken, tmp_path / name, "--workers", workers)
-    assert content(tmp_path / "none") == content(tmp_path / "two")
-
-
 def test_names_and_files_of_all_kinds_are_served_as_they_are_trained_on(
     module, model_folder, pictures, tmp_path, monkeypatch, capsys
 ):
@@ -285,7 +395,7 @@ def test_names_and_files_of_all_kinds_are_served_as_they_are_trained_on(
 def test_a_run_that_failed_at_its_first_batch_leaves_the_folder_free(
     module, model_folder, pictures, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr("score_actors.predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         run(module, monkeypatch, model_folder, pictures, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -363,7 +473,10 @@ def test_a_budget_chooses_the_keep_ratio(module, fatr_folder, make_fatr):
         ("table.parquet", ["--column", "picture"], "--column picture must be one of number"),
         ("table.parquet", ["--column", "number"], "--column number must hold pictures, not"),
         ("pictures", ["--batch_size", "0"], "--batch_size 0 must be at least 1"),
-        ("pictures", ["--workers", "-1"], "--workers -1 must be at least 0"),
+        ("pictures", ["--actors", "0"], "--actors 0 must be at least 1"),
+        ("pictures", ["--gpus_per_actor", "nan"], "--gpus_per_actor nan must be at least 0"),
+        ("s3://bucket/pictures", [], "--images s3://bucket/pictures must be a folder"),
+        ("pictures", ["--split", "night"], "night"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) and value else None,
 )

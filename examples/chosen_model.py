@@ -1,4 +1,4 @@
-"""The model that serve.py and export.py are told to take: as it was saved, or with another reduction."""
+"""The model that score.py and export.py are told to take: as it was saved, or with another reduction."""
 
 import argparse
 from typing import Any
