@@ -27,10 +27,11 @@ from serve_model import add_model_arguments, load_chosen
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from fatr_hf.analysis.images import NamedImage, to_batch
@@ -165,6 +166,7 @@ class Service:
         app = Starlette(
             routes=routes,
             lifespan=self.lifespan,
+            middleware=[Middleware(UnreadBodies)],
             exception_handlers={HTTPException: self.refuse, ClientDisconnect: self.let_go, Exception: self.fail},
         )
         return uvicorn.Server(
@@ -323,6 +325,41 @@ class Service:
     async def fail(self, request: Request, error: Exception) -> JSONResponse:
         """The answer where the server itself is wrong; the log has the traceback."""
         return JSONResponse({"error": "The server failed to answer."}, 500)
+
+
+class UnreadBodies:
+    """Answers before a body is read, too: what still comes of it is thrown away.
+
+    A connection that is closed on a client that sends would lose the answer.
+
+    Args:
+        app: what answers.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_read = False
+
+        async def receive_on() -> Message:
+            nonlocal is_read
+            message = await receive()
+            is_read = not message.get("more_body", False)
+            return message
+
+        async def send_then_read(message: Message) -> None:
+            ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if ends and not is_read:
+                await send({**message, "more_body": True})
+                message = {**message, "body": b""}
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(UPLOAD_SECONDS):
+                        while not is_read:
+                            await receive_on()
+            await send(message)
+
+        await self.app(scope, receive_on, send_then_read)
 
 
 def embed(model: Any, pixel_values: Tensor) -> Tensor:

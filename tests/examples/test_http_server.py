@@ -182,6 +182,11 @@ def test_a_large_body_is_refused_before_it_is_sent(server):
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def test_a_client_that_sends_on_reads_the_refusal(server):
+    answer = server.classify(bytes(50_000_000), Connection="close")
+    assert (answer.status, list(answer.content)) == (413, ["error"])
+
+
 def test_clients_that_go_away_stop_nothing(server):
     file = picture_file(3)
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(file)
@@ -249,6 +254,28 @@ def accepts(port):
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
         return True
     return False
+
+
+def test_a_picture_that_the_processor_cannot_take_is_refused(module, model):
+    with running(module, model) as server:
+        server.service.processor = lambda pictures, **options: pictures[9]
+        answer = server.classify(picture_file(0))
+    assert answer.status == 422
+    assert "a picture cannot be read as a picture: IndexError" in answer.content["error"]
+
+
+def test_the_client_of_the_page_waits_while_the_server_is_busy(server, tmp_path, monkeypatch):
+    (tmp_path / "picture.png").write_bytes(picture_file(0))
+    (tmp_path / "words.txt").write_text("words")
+    page = (Path(__file__).parents[2] / "docs/http_server.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    server.service.requests = 64
+    monkeypatch.setattr("time.sleep", lambda seconds: setattr(server.service, "requests", 0))
+    found = names["classify"](tmp_path / "picture.png", f"{server.url}/classify")
+    assert [label for label, _ in found] == server.classify(picture_file(0)).content["labels"]
+    with pytest.raises(ValueError, match="it is no picture of a known format"):
+        names["classify"](tmp_path / "words.txt", f"{server.url}/classify")
 
 
 def test_the_model_is_described(server, model):
