@@ -260,7 +260,7 @@ CHECKS = {
     "python3": check_python,
 }
 
-NOT_OURS = {".", "cd", "hf", "pip", "pre-commit", "rm", "sha256sum"}
+NOT_OURS = {".", "cd", "curl", "hf", "pip", "pre-commit", "rm", "sha256sum"}
 """Programs whose options are not looked at."""
 
 

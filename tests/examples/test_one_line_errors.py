@@ -16,6 +16,8 @@ MISTAKES = {
     "export.py": (["--model", "m", "--format", "pt2", "--output", "{tmp}"], "must be a new or an empty folder"),
     "family_speed.py": (["--rounds", "0"], "--rounds 0 must be at least 1"),
     "finetune.py": (["--preset", "imagenet"], "--preset imagenet must be one of"),
+    "http_load.py": (["--url", "http://127.0.0.1:1", "--top_k", "3"], "leave out --top_k 3"),
+    "http_server.py": (["--model", "m", "--max_queue", "0"], "--max_queue 0 must be at least 1"),
     "moving_items.py": (["./nowhere", "{tmp}/new"], "nowhere has neither train-images-idx3-ubyte"),
     "linear_probe.py": (["m", "digits", "{tmp}"], "is there already, and no empty folder"),
     "solar_cells.py": (["{tmp}"], "is there already, and no empty folder"),

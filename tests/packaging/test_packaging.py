@@ -70,6 +70,13 @@ import app
 app.sample_photograph("cat")
 """
 
+SERVING = f"""
+import sys
+sys.path.append({str(ROOT / "examples")!r})
+import http_load, python_multipart
+http_load.as_jpeg(http_load.load_images("photographs", limit=1)[0].picture)
+"""
+
 EXTRAS = {
     "training": "from fatr_hf.training import augmentation, data, trainer; print(data.load_image_data('digits').name)",
     "benchmark": "from fatr_hf.analysis.figure_files import check_matplotlib; check_matplotlib()",
@@ -78,6 +85,7 @@ EXTRAS = {
     "openvino": "import nncf, openvino",
     "demo": DEMO,
     "scale": "import ray.data",
+    "serving": SERVING,
     "docs": "import material, mkdocs, mkdocstrings_handlers.python",
 }
 """What each extra is for, in code that needs it."""
