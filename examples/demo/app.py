@@ -111,6 +111,7 @@ def picture_panel(page: gr.Blocks, loaded: LoadedModel) -> None:
     def read(sample: str | None, upload: str | None) -> Input:
         return picture_input(loaded, open_picture(upload) if upload else sample_photograph(sample))
 
+    sentence = summary_line()
     with gr.Row():
         with gr.Column(min_width=260):
             names = [(name.replace("_", " "), name) for name in PHOTOGRAPHS]
@@ -118,7 +119,7 @@ def picture_panel(page: gr.Blocks, loaded: LoadedModel) -> None:
             upload = gr.File(file_types=["image"], label="Or a picture of your own", height=150)
             budget = budget_slider()
         results = results_column()
-    comparing = comparing_events(loaded, read, [sample, upload], budget, results)
+    comparing = comparing_events(loaded, read, [sample, upload, budget], [sentence, results])
     page.load(**comparing)
     gr.on([budget.input, upload.clear], trigger_mode="always_last", **comparing)
     sample.input(lambda: None, outputs=upload).then(**comparing)
@@ -133,12 +134,13 @@ def video_panel(tab: gr.Tab, loaded: LoadedModel) -> None:
         return video_input(loaded, read_video(upload, frames) if upload else draw_clip(frames))
 
     gr.Markdown(f"Model: `{loaded.name}`, which takes {frames} frames. {CLIP_NOTE}")
+    sentence = summary_line()
     with gr.Row():
         with gr.Column(min_width=260):
             upload = gr.File(file_types=["video", ".gif"], label="A video of your own", height=150)
             budget = budget_slider()
         results = results_column()
-    comparing = comparing_events(loaded, read, [upload], budget, results)
+    comparing = comparing_events(loaded, read, [upload, budget], [sentence, results])
     gr.on([tab.select, upload.upload, upload.clear, budget.input], trigger_mode="always_last", **comparing)
 
 
@@ -154,17 +156,21 @@ def budget_slider() -> gr.Slider:
     )
 
 
-def results_column() -> list[gr.HTML]:
-    """A sentence, which is announced when it changes, and what it is taken from."""
+def summary_line() -> gr.HTML:
+    """A sentence, which is announced when it changes; above the controls, so that a phone shows it first."""
+    return gr.HTML(html_template="<p class='summary' role='status'>${value}</p>")
+
+
+def results_column() -> gr.HTML:
+    """What the sentence is taken from."""
     with gr.Column(scale=4, min_width=320):
-        sentence = gr.HTML(html_template="<p class='summary' role='status'>${value}</p>")
-        return [sentence, gr.HTML(elem_classes="results")]
+        return gr.HTML(elem_classes="results")
 
 
 def comparing_events(
-    loaded: LoadedModel, read: Callable[..., Input], sources: list[Any], budget: gr.Slider, results: list[gr.HTML]
+    loaded: LoadedModel, read: Callable[..., Input], inputs: list[Any], outputs: list[gr.HTML]
 ) -> dict[str, Any]:
-    """Arguments of every event that a comparison answers."""
+    """Arguments of every event that a comparison answers; the last of the inputs is the budget."""
 
     def respond(*values: Any) -> Iterator[tuple[str, Any]]:
         *given, share = values
@@ -173,8 +179,8 @@ def comparing_events(
     # One comparison at a time, so that visitors do not disturb each other's times.
     return {
         "fn": respond,
-        "inputs": [*sources, budget],
-        "outputs": results,
+        "inputs": inputs,
+        "outputs": outputs,
         "concurrency_id": "model",
         "concurrency_limit": 1,
         "show_progress": "hidden",

@@ -35,10 +35,10 @@ def summary(comparison: Comparison, times: Times | None) -> str:
 def agreement(comparison: Comparison, answer: Answer) -> str:
     """How an answer agrees with that of the unreduced model, in words."""
     if answer.predictions:
-        return f"with {'the same' if same_prediction(answer, comparison.answers[0]) else 'another'} prediction"
+        return f"{'the same' if same_prediction(answer, comparison.answers[0]) else 'another'} prediction"
     if answer.pooled is None:
-        return f"with patches that agree by {answer.patches:.3f} (cosine)"
-    return f"with a {comparison.pooled_name} that agrees by {answer.pooled:.3f} (cosine)"
+        return f"cosine of their patches {answer.patches:.3f}"
+    return f"cosine of their {comparison.pooled_name}s {answer.pooled:.3f}"
 
 
 def same_prediction(answer: Answer, reference: Answer) -> bool:

@@ -49,10 +49,10 @@ def texts(html):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "with a CLS token that agrees by 0.988 (cosine)."),
-        ({"pooled": None}, "with patches that agree by 0.900 (cosine)."),
-        ({"labels": ("cat", "cat")}, "with the same prediction."),
-        ({"labels": ("cat", "dog")}, "with another prediction."),
+        ({}, "cosine of their CLS tokens 0.988."),
+        ({"pooled": None}, "cosine of their patches 0.900."),
+        ({"labels": ("cat", "cat")}, "the same prediction."),
+        ({"labels": ("cat", "dog")}, "another prediction."),
     ],
 )
 def test_the_sentence_says_what_is_gained_and_what_stays(demo, make_comparison, times, options, words):
