@@ -14,7 +14,8 @@ from fatr_hf.benchmark.frontier import LABELS, plan_within
 from fatr_hf.benchmark.machine import choose_device
 from fatr_hf.hub.checkpoints import find_image_processor, is_fatr, read_config
 from fatr_hf.hub.load import check_family, check_has_processor, load_reduced, quiet_loading, reduced_class
-from fatr_hf.images.processors import processed_shape
+from fatr_hf.images.processors import resize_processor
+from fatr_hf.modeling.reduction_config import as_pair
 from fatr_hf.modeling.reduction_model import ReductionModel
 from fatr_hf.modeling.token_plan import LayerPlan
 
@@ -53,7 +54,13 @@ class LoadedModel:
         self.model = unreduced_copy(model)
         self.runner = self.model.fuse()
         whole = self.model.config.plan(reduce=False)
-        self.whole_macs = plan_macs(self.model, whole)
+        try:
+            self.whole_macs = plan_macs(self.model, whole)
+        except RuntimeError as error:  # positions that some families can only stretch from square to square
+            size = " x ".join(map(str, self.model.config.input_sides()))
+            raise ValueError(
+                f"{name!r} cannot be compared at {size} pixels: let its processor crop squares."
+            ) from error
         self.always = [Contestant(UNREDUCED, self.model, self.runner, whole, 1.0)]
         plan = model.config.plan()
         if is_saved and any(step.reduces for step in plan):
@@ -103,20 +110,14 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> L
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: a model of no family or of videos, no image processor or one that does not fit, one that gives
-            oblong pictures where the model takes any size, or a device that is not there.
+        ValueError: a model of no family or of videos, no image processor or one that does not fit, or a device that is
+            not there.
     """
     is_saved = is_fatr(read_config(name, revision))
     model, processor = load_reduced(name, revision=revision, device=choose_device(device), **without(is_saved))
     processor = check_has_processor(processor)
     if model.config.takes_any_size:
-        height, width = processed_shape(processor, (48, 64))[1:]  # of all pictures, as loading has checked
-        if height != width:
-            raise ValueError(
-                f"The image processor of {name!r} gives pictures of {height} x {width} pixels, and the page takes "
-                "square ones: set its size, or have it crop."
-            )
-        model.config.image_size = height
+        processor = resize_processor(processor, as_pair("image_size", model.config.image_size))
     return LoadedModel(name, model, processor, is_saved)
 
 

@@ -86,15 +86,19 @@ def test_a_saved_model_that_reduces_nowhere_is_only_the_reference(demo, make_fat
     assert labels == ["Unreduced", "FATR, faithful"]
 
 
-@pytest.mark.usefixtures("faithful_alone")
-def test_a_model_of_any_size_is_for_that_of_its_processor(demo, tmp_path):
-    Dinov2Model(Dinov2Config(**SHAPE, image_size=56, patch_size=7)).save_pretrained(tmp_path)
-    BitImageProcessor(size={"height": 42, "width": 42}, do_center_crop=False).save_pretrained(tmp_path)
+def test_pictures_have_the_size_of_a_model_that_takes_any(demo, tmp_path):
+    Dinov2Model(Dinov2Config(**SHAPE, image_size=42, patch_size=7)).save_pretrained(tmp_path)
+    BitImageProcessor(size={"height": 56, "width": 56}, do_center_crop=False).save_pretrained(tmp_path)
     loaded = demo.loaded_model.load(str(tmp_path))
-    assert loaded.model.config.patch_grid() == (6, 6)
-    assert loaded.contestants(0.8)[1].plan[0].patches_in == 36
-    BitImageProcessor(size={"height": 28, "width": 42}, do_center_crop=False).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="gives pictures of 28 x 42 pixels, and the page takes square ones"):
+    picture = demo.sources.sample_photograph("cat")
+    assert demo.comparison.picture_input(loaded, picture).pixel_values.shape == (1, 3, 42, 42)
+
+
+def test_an_oblong_size_is_refused_where_positions_are_square(demo, tmp_path):
+    Dinov2Model(Dinov2Config(**SHAPE, image_size=42, patch_size=7)).save_pretrained(tmp_path)
+    sides = {"height": 28, "width": 42}
+    BitImageProcessor(size=sides, crop_size=sides).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot be compared at 28 x 42 pixels: let its processor crop squares"):
         demo.loaded_model.load(str(tmp_path))
 
 
