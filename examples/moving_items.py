@@ -196,7 +196,7 @@ class Study:
             model = FATRVideoMAEForVideoClassification(base_config(self.size))
             trainer = self.trainer(model, self.train, model.config.plan(), self.size.steps, self.size.learning_rate)
             trainer.train(resume_from_checkpoint=last_checkpoint(self.folder / "trainer"))
-            write_folder(folder, model.save_pretrained)
+            write_folder(folder, lambda path: save_base(model, base_processor(self.size), path))
         loaded: Any = FATRVideoMAEForVideoClassification.from_pretrained(folder)
         return loaded.to(self.device).eval()
 
@@ -293,6 +293,12 @@ def base_config(size: Size) -> FATRVideoMAEConfig:
         }
     )
     return config
+
+
+def save_base(model: FATRVideoMAEForVideoClassification, processor: VideoMAEImageProcessor, folder: Path) -> None:
+    """Writes the model and what makes its pixel values."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def base_processor(size: Size) -> VideoMAEImageProcessor:

@@ -1,56 +1,107 @@
-"""The model of the page, and which reductions it allows.
+"""A model of pictures or videos, and what it is compared with: plans at the same cost, on one copy of its weights.
 
-A ``LoadedModel`` is never changed. Whoever wants another reduction gets a copy that shares the weights, so that
-visitors with other settings do not disturb each other.
+Nothing of a ``LoadedModel`` changes but the plans that it keeps, so visitors with other budgets share it.
 """
 
-from collections.abc import Sequence
-from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-from huggingface_hub.errors import StrictDataclassError
+import torch
 from transformers import BaseImageProcessor
 
+from fatr_hf.baselines.macs import plan_macs
+from fatr_hf.baselines.rival import unreduced_copy
+from fatr_hf.benchmark.frontier import LABELS, plan_within
 from fatr_hf.benchmark.machine import choose_device
-from fatr_hf.hub.checkpoints import read_config
-from fatr_hf.hub.load import check_has_processor, load_reduced
-from fatr_hf.modeling.budget import admissible_keep_ratios
-from fatr_hf.modeling.fused_inference import shared_copy
-from fatr_hf.modeling.presets import preset_fields
-from fatr_hf.modeling.reduction_classifier import ReductionClassifier
-from fatr_hf.modeling.reduction_config import ReductionConfig
-from fatr_hf.modeling.token_plan import per_layer
+from fatr_hf.hub.checkpoints import find_image_processor, is_fatr, read_config
+from fatr_hf.hub.load import check_family, check_has_processor, load_reduced, quiet_loading, reduced_class
+from fatr_hf.images.processors import resize_processor
+from fatr_hf.modeling.reduction_config import as_pair
+from fatr_hf.modeling.reduction_model import ReductionModel
+from fatr_hf.modeling.token_plan import LayerPlan
 
-LEAST_KEEP_RATIO = 0.1
+METHODS = ("faithful", "paper", "tome")
+"""Of ``LABELS``: what stands beside the unreduced model."""
 
-
-class Settings(NamedTuple):
-    """What the page can set of a reduction; the names are those of ``ReductionConfig``."""
-
-    keep_ratio: float
-    dc_windows: tuple[int, ...]
-    """One for each reduction layer."""
-    size_exponent: float
+UNREDUCED, AS_SAVED = "Unreduced", "FATR, as saved"
 
 
-class LoadedModel(NamedTuple):
-    """A classifier, and what is known of it before any picture."""
+class Contestant(NamedTuple):
+    """A way to run the model."""
 
-    name: str
-    model: ReductionClassifier
-    unreduced: ReductionClassifier
-    """The same weights without the reduction."""
-    processor: BaseImageProcessor
-    presets: dict[str, Settings]
-    """Settings by name; the page starts with the first."""
-    window_choices: tuple[tuple[int, ...], ...]
-    """Values of ``dc_windows`` that fit the grid of patches and the model's parameters."""
-    least_keep_ratio: float
-    """The lowest that shortens the sequence in every reduction layer, and at least ``LEAST_KEEP_RATIO``."""
+    label: str
+    model: ReductionModel
+    """Whose layers can be looked into."""
+    runner: ReductionModel
+    """Its fused copy, which is timed."""
+    plan: list[LayerPlan]
+    macs: float
+    """Share of the unreduced model's multiply-accumulates."""
+
+
+class LoadedModel:
+    """A model without its reduction, its image processor, and the contestants at every budget.
+
+    Args:
+        name: folder or Hub name.
+        model: an encoder or a classifier. Where its own configuration reduces and ``is_saved``, it is a contestant too.
+        processor: makes pixel values of pictures, or of the frames of a video.
+        is_saved: whether the reduction is the checkpoint's own.
+    """
+
+    def __init__(self, name: str, model: ReductionModel, processor: BaseImageProcessor, is_saved: bool):
+        self.name = name
+        self.processor = processor
+        self.model = unreduced_copy(model)
+        self.runner = self.model.fuse()
+        whole = self.model.config.plan(reduce=False)
+        try:
+            self.whole_macs = plan_macs(self.model, whole)
+        except RuntimeError as error:  # positions that some families can only stretch from square to square
+            size = " x ".join(map(str, self.model.config.input_sides()))
+            raise ValueError(
+                f"{name!r} cannot be compared at {size} pixels: let its processor crop squares."
+            ) from error
+        self.always = [Contestant(UNREDUCED, self.model, self.runner, whole, 1.0)]
+        plan = model.config.plan()
+        if is_saved and any(step.reduces for step in plan):
+            share = plan_macs(model, plan) / self.whole_macs
+            self.always.append(Contestant(AS_SAVED, model, model.fuse(), plan, share))
+        self.at_budgets: dict[float, list[Contestant]] = {}
+
+    @property
+    def is_for_videos(self) -> bool:
+        """Whether it takes videos."""
+        return "frames" in self.model.config.input_axes
+
+    def contestants(self, budget: float) -> list[Contestant]:
+        """The unreduced model, the model as it was saved, and the ``METHODS`` at a budget; the plans are kept.
+
+        A method that cannot meet the budget is left out.
+
+        Args:
+            budget: share of the unreduced model's multiply-accumulates, in (0, 1).
+
+        Raises:
+            ValueError: no method can meet the budget.
+        """
+        if budget not in self.at_budgets:
+            found, refusals = [], []
+            for name in METHODS:
+                try:
+                    plan = plan_within(self.model, name, budget * self.whole_macs)
+                except ValueError as error:
+                    refusals.append(error)
+                    continue
+                share = plan_macs(self.model, plan) / self.whole_macs
+                found.append(Contestant(LABELS[name], self.model, self.runner, plan, share))
+            if not found:
+                raise ValueError(f"Nothing can be compared at {budget:g} of the cost: {refusals[0]}")
+            self.at_budgets[budget] = found
+        return [*self.always, *self.at_budgets[budget]]
 
 
 def load(name: str, revision: str | None = None, device: str | None = None) -> LoadedModel:
-    """A FATR classifier, or any ViT classifier as one.
+    """A model of pictures, of any family.
 
     Args:
         name: folder or Hub name.
@@ -59,72 +110,47 @@ def load(name: str, revision: str | None = None, device: str | None = None) -> L
 
     Raises:
         FileNotFoundError: no checkpoint of this name.
-        ValueError: no ViT, no classifier, nothing that reduces, no image processor, or a device that is not there.
+        ValueError: a model of no family or of videos, no image processor or one that does not fit, or a device that is
+            not there.
     """
-    is_saved = read_config(name, revision)["model_type"].startswith("fatr_")
-    # Of a stock model these parameters would start at zero and change nothing. Without them every schedule is allowed.
-    without: dict[str, Any] = {} if is_saved else {"reweight_attention": False, "dc_position_embeddings": False}
-    model, processor = load_reduced(name, revision=revision, device=choose_device(device), **without)
-    if not isinstance(model, ReductionClassifier):
-        raise ValueError(f"{name!r} is an encoder: the page needs a classifier, which has classes to predict.")
-    ratios = admissible_keep_ratios(model.config)
-    if not model.config.reduction_layers or not ratios:
-        raise ValueError(f"{name!r} has no layer that can reduce: there is nothing to compare.")
-    own, local = own_settings(model.config), local_settings(model.config)
-    return LoadedModel(
-        name=name,
-        model=model,
-        unreduced=with_reduction(model, keep_ratio=1.0),
-        processor=check_has_processor(processor),
-        presets={"as saved" if is_saved else "paper": own} | ({"local": local} if allows(model, local) else {}),
-        window_choices=window_choices(model, (own.dc_windows, local.dc_windows)),
-        least_keep_ratio=max(LEAST_KEEP_RATIO, ratios[0]),
-    )
+    is_saved = is_fatr(read_config(name, revision))
+    model, processor = load_reduced(name, revision=revision, device=choose_device(device), **without(is_saved))
+    processor = check_has_processor(processor)
+    if model.config.takes_any_size:
+        processor = resize_processor(processor, as_pair("image_size", model.config.image_size))
+    return LoadedModel(name, model, processor, is_saved)
 
 
-def own_settings(config: ReductionConfig) -> Settings:
-    """A configuration's own; of several keep ratios their geometric mean, which leaves about as many patches."""
-    layers = config.reduction_layers or ()
-    ratio = geometric_mean(per_layer("keep_ratio", config.keep_ratio, layers))
-    windows = per_layer("dc_windows", config.dc_windows, layers)
-    return Settings(round(ratio, 2), tuple(windows), config.size_exponent or 0.0)
-
-
-def local_settings(config: ReductionConfig) -> Settings:
-    """The preset ``local`` on a configuration's grid."""
-    fields = preset_fields("local", config.patch_grid(), config.num_hidden_layers)
-    windows = per_layer("dc_windows", fields["dc_windows"], config.reduction_layers or ())
-    return Settings(fields["keep_ratio"], tuple(windows), fields["size_exponent"])
-
-
-def window_choices(model: ReductionClassifier, others: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """Of the divisors of the grid, the same in every reduction layer, and of some others those that a model allows."""
-    rows, columns = model.config.patch_grid()
-    layers = len(model.config.reduction_layers or ())
-    divisors = [windows for windows in range(1, rows + 1) if rows % windows == columns % windows == 0]
-    candidates = {(windows,) * layers for windows in divisors} | set(others)
-    return tuple(windows for windows in sorted(candidates) if allows(model, Settings(0.5, windows, 0.0)))
-
-
-def with_reduction(model: ReductionClassifier, **reduction: Any) -> ReductionClassifier:
-    """A copy of a model with another reduction, which shares all weights.
+def load_video(name: str, revision: str | None = None, device: str | None = None) -> LoadedModel:
+    """A model of videos; arguments as for ``load``.
 
     Raises:
-        ValueError: fields that the configuration or the model's parameters do not allow.
+        FileNotFoundError: no checkpoint of this name.
+        ValueError: a model of no family or of pictures, no image processor or one that does not fit, or a device that
+            is not there.
     """
-    changed = shared_copy(model)
-    try:
-        changed.set_reduction(**reduction)
-    except StrictDataclassError as error:
-        # A configuration's refusal is wrapped in a line that names the check, not the field.
-        raise ValueError(str(error.__cause__ or error)) from error
-    return changed
+    fields = read_config(name, revision)
+    if "frames" not in check_family(name, fields["model_type"]).config.input_axes:
+        raise ValueError(f"--video_model {name!r} is of model type {fields['model_type']!r}, which takes no videos.")
+    with quiet_loading():
+        model = reduced_class(name, fields).from_pretrained(name, revision=revision, **without(is_fatr(fields)))
+    processor = find_image_processor(name, revision)
+    if processor is None:
+        raise ValueError(
+            f"--video_model {name!r} has no image processor, which frames need: save one beside it, such as "
+            "VideoMAEImageProcessor().save_pretrained(folder)."
+        )
+    frames, channels, height, width = model.config.input_shape()
+    blank = torch.zeros(frames, 3, height + 16, width + 32, dtype=torch.uint8)
+    given = tuple(processor(list(blank), return_tensors="pt")["pixel_values"].shape[1:])
+    if given != (frames, channels, height, width):
+        raise ValueError(
+            f"The image processor of --video_model {name!r} gives frames of the shape {given[1:]}, and the model takes "
+            f"{(channels, height, width)}: set its size and crop_size."
+        )
+    return LoadedModel(name, model.eval().to(choose_device(device)), processor, is_fatr(fields))
 
 
-def allows(model: ReductionClassifier, settings: Settings) -> bool:
-    """Whether a model can be reduced in this way."""
-    try:
-        with_reduction(model, **settings._asdict())
-    except ValueError:
-        return False
-    return True
+def without(is_saved: bool) -> dict[str, Any]:
+    """Fields for loading: of a stock model the reduction's own parameters would start at zero and change nothing."""
+    return {} if is_saved else {"reweight_attention": False, "dc_position_embeddings": False}

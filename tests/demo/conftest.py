@@ -1,4 +1,4 @@
-"""The demo's modules, a small model for it, and the page in a browser."""
+"""The demo's modules, small models for it, and the page in a browser."""
 
 import importlib
 import os
@@ -13,7 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 LABELS = ("tabby", "tiger <cat>", "lynx", "teapot", "rocket", "moon", "coin")
@@ -29,12 +36,25 @@ FLAGS = [
 SECONDS_TO_START = 120
 
 
-@pytest.fixture
-def demo(monkeypatch):
-    """The demo's folder, and its modules that need no page."""
-    monkeypatch.syspath_prepend(DEMO)
-    names = ("loaded_model", "comparison", "results")
-    return SimpleNamespace(folder=DEMO, **{name: importlib.import_module(name) for name in names})
+@pytest.fixture(scope="session")
+def demo():
+    """The demo's folder and its modules."""
+    names = ("loaded_model", "comparison", "results", "sources", "app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DEMO)
+        return SimpleNamespace(folder=DEMO, **{name: importlib.import_module(name) for name in names})
+
+
+@pytest.fixture(scope="session")
+def loaded(demo, model_folder):
+    """The ViT, and plans for those budgets that tests have asked for."""
+    return demo.loaded_model.load(str(model_folder))
+
+
+@pytest.fixture(scope="session")
+def loaded_video(demo, video_folder):
+    """The VideoMAE, likewise."""
+    return demo.loaded_model.load_video(str(video_folder))
 
 
 @pytest.fixture(scope="session")
@@ -59,15 +79,38 @@ def model_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory):
+    """A VideoMAE classifier of 8 frames with 4 x 4 x 4 patches, and its image processor."""
+    config = VideoMAEConfig(
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=48,
+        image_size=32,
+        patch_size=8,
+        num_frames=8,
+        id2label={0: "left", 1: "right"},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VideoMAEForVideoClassification(config)
+    folder = tmp_path_factory.mktemp("video")
+    model.save_pretrained(folder)
+    VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def address(model_folder, tmp_path_factory):
+def address(model_folder, video_folder, tmp_path_factory):
     """Where a copy of the demo's folder, all by itself as on a Space, serves the page."""
     folder = tmp_path_factory.mktemp("space")
     shutil.copytree(DEMO, folder, dirs_exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "FATR_MODEL": str(model_folder), "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    models = {"FATR_MODEL": str(model_folder), "FATR_VIDEO_MODEL": str(video_folder)}
+    environment = {**os.environ, **models, "GRADIO_TEMP_DIR": str(folder / "uploads")}
     log = folder / "log.txt"
     with log.open("w") as file:
         app = subprocess.Popen(
@@ -118,7 +161,7 @@ def visit(browser, address):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
-        page.get_by_text("times as fast").wait_for()
+        page.locator(".summary", has_text="times as fast").wait_for()
         return page
 
     yield open_page

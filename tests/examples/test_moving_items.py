@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from rounding import assert_rounded_alike
+from transformers import AutoImageProcessor
 
 from fatr_hf.benchmark.frontier import preset_within
 from fatr_hf.modeling import schedule_macs
@@ -149,6 +150,8 @@ def test_a_stopped_training_goes_on_with_the_clips_that_are_left(program, study,
     before = len(drawn)
     study().base()
     assert len(drawn) == before
+    found = AutoImageProcessor.from_pretrained(study().folder / "base")
+    assert found.to_dict() == program.base_processor(study().size).to_dict()
 
 
 def test_training_follows_the_plan(program, study, plans_of_two, monkeypatch):
