@@ -1,14 +1,28 @@
-"""The model that score.py and export.py are told to take: as it was saved, or with another reduction."""
+"""The model that examples for serving are told to take, as it was saved or with another reduction; what it answers."""
 
 import argparse
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from transformers import BaseImageProcessor
 
+from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.hub.checkpoints import is_fatr, read_config
 from fatr_hf.hub.load import check_has_processor, load_reduced
 from fatr_hf.modeling.presets import PRESETS
+from fatr_hf.modeling.reduction_classifier import mean_of_patches
 from fatr_hf.modeling.reduction_config import UNREDUCED
+
+
+class Answers(NamedTuple):
+    """What a model says of images."""
+
+    logits: Tensor | None
+    """(batch, classes) float32; None of an encoder."""
+    embedding: Tensor | None
+    """(batch, hidden) float32: CLS after the last norm, or where there is none the mean of the patches; None if it was
+    not asked for."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,3 +57,25 @@ def load_chosen(arguments: argparse.Namespace) -> tuple[Any, BaseImageProcessor]
         reduction = UNREDUCED
     model, processor = load_reduced(arguments.model, revision=arguments.revision, **reduction)
     return model if arguments.macs is None else model.for_budget(macs=arguments.macs), check_has_processor(processor)
+
+
+@torch.inference_mode()
+def answer(model: Any, pixel_values: Tensor, embedding: bool) -> Answers:
+    """What a model, fused or not, says of pixel values (batch, channels, height, width).
+
+    Args:
+        embedding: whether a classifier gives its embedding too; an encoder always does.
+    """
+    pixel_values = pixel_values.to(model.device, model.dtype)
+    if is_classifier(model) and not embedding:  # a fused copy then computes less
+        return Answers(model(pixel_values).logits.float(), None)
+    outputs = model.base_model(pixel_values, output_token_sizes=True)
+    tokens, prefix = outputs.last_hidden_state, model.config.num_prefix_tokens
+    pooled = tokens[:, 0] if prefix else mean_of_patches(tokens, outputs.token_sizes, 0)
+    return Answers(model.classify(outputs).float() if is_classifier(model) else None, pooled.float())
+
+
+def most_probable(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and classes (batch, ``top_k``), best first; of equally probable classes the first come first."""
+    ranked = logits.softmax(dim=1).sort(descending=True, stable=True)
+    return ranked.values[:, :top_k], ranked.indices[:, :top_k]

@@ -18,11 +18,10 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import PIL.EpsImagePlugin
 import PIL.Image
 import torch
 import uvicorn
-from chosen_model import add_model_arguments, load_chosen
+from chosen_model import add_model_arguments, answer, load_chosen, most_probable
 from http_batches import BatchError, BatchQueue
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
@@ -40,7 +39,6 @@ from fatr_hf.benchmark.machine import choose_device, device_name
 from fatr_hf.benchmark.settings import DTYPES
 from fatr_hf.images import PictureError, open_picture, picture_mode
 from fatr_hf.modeling import schedule_macs
-from fatr_hf.modeling.reduction_classifier import mean_of_patches
 from fatr_hf.programs import run_program
 
 MAX_PIXELS = 50_000_000
@@ -153,8 +151,6 @@ class Service:
         self.requests = 0  # in the house: from their first byte to their answer
         self.openers = ThreadPoolExecutor(arguments.openers, "opener")
         self.batches = BatchQueue(self.compute, arguments.max_batch, arguments.max_wait_ms / 1000)
-        # Pillow else starts Ghostscript on whatever looks like PostScript.
-        PIL.EpsImagePlugin.gs_binary = False
 
     def server(self) -> uvicorn.Server:
         """The HTTP server; it stops gracefully on SIGTERM and SIGINT."""
@@ -272,19 +268,17 @@ class Service:
         """Pixel values (1, channels, height, width) of an open picture."""
         return to_batch([NamedImage("", picture)], self.processor).pixel_values
 
-    @torch.inference_mode()
     def compute(self, pixel_values: list[Tensor]) -> list[dict[str, Any]]:
         """Answers for pictures (1, channels, height, width), without their times."""
-        pictures = torch.cat(pixel_values).to(self.model.device, self.model.dtype)
-        if self.path == "/embed":
-            return [{"embedding": row} for row in embed(self.model, pictures).float().tolist()]
-        chances = self.model(pictures).logits.float().softmax(dim=1)
-        # Of equally probable classes the first come first, as in serve.py.
-        ranked = (each[:, : self.arguments.top_k].tolist() for each in chances.sort(descending=True, stable=True))
+        found = answer(self.model, torch.cat(pixel_values), embedding=False)
+        if found.logits is None:
+            assert found.embedding is not None
+            return [{"embedding": row} for row in found.embedding.tolist()]
+        probabilities, classes = (each.tolist() for each in most_probable(found.logits, self.arguments.top_k))
         names = self.model.config.id2label
         return [
-            {"classes": classes, "labels": [names[number] for number in classes], "probabilities": probabilities}
-            for probabilities, classes in zip(*ranked, strict=True)
+            {"classes": numbers, "labels": [names[number] for number in numbers], "probabilities": shares}
+            for shares, numbers in zip(probabilities, classes, strict=True)
         ]
 
     async def health(self, request: Request) -> JSONResponse:
@@ -360,14 +354,6 @@ class UnreadBodies:
             await send(message)
 
         await self.app(scope, receive_on, send_then_read)
-
-
-def embed(model: Any, pixel_values: Tensor) -> Tensor:
-    """The CLS token after the last layer norm, or where there is none the mean of the patches: (batch, hidden)."""
-    outputs = model.base_model(pixel_values, output_token_sizes=True)
-    if model.config.num_prefix_tokens:
-        return outputs.last_hidden_state[:, 0]
-    return mean_of_patches(outputs.last_hidden_state, outputs.token_sizes, 0)
 
 
 if __name__ == "__main__":

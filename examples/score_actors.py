@@ -14,12 +14,11 @@ import chosen_model
 import pyarrow as pa
 import score_images
 import torch
-from chosen_model import load_chosen
+from chosen_model import answer, load_chosen, most_probable
 from score_images import Images, Reader
 from torch import Tensor
 from transformers import BaseImageProcessor
 
-from fatr_hf.analysis.model_inputs import is_classifier
 from fatr_hf.analysis.schedule_search.study import digest
 from fatr_hf.benchmark.settings import DTYPES
 
@@ -97,7 +96,7 @@ class Actor:
         columns = {}
         if any(good):
             readable = torch.tensor(pixel_values if all(good) else pixel_values[good])
-            columns = predict(self.model, readable, self.work.arguments.top_k)
+            columns = predict(self.model, readable, self.work.arguments)
         known = {name: batch[name] for name in ("index", "name", "error")}
         for name in self.work.schema.names[len(known) :]:
             column = iter(columns.get(name, ()))
@@ -105,23 +104,16 @@ class Actor:
         return pa.table(known, self.work.schema)
 
 
-@torch.inference_mode()
-def predict(model: Any, pixel_values: Tensor, top_k: int) -> dict[str, list[Any]]:
-    """Columns with an entry for each picture; an encoder's is its CLS token alone.
-
-    Args:
-        model: a fused copy.
-        pixel_values: (batch, channels, height, width).
-        top_k: classes of a picture; of equal ones the first come first.
-    """
-    tokens = model.base_model(pixel_values.to(model.device, model.dtype), prefix_only=True).last_hidden_state[:, 0]
-    columns = {"embedding": list(tokens.float().cpu().numpy())}
-    if is_classifier(model):
-        logits = model.classifier(tokens).float().cpu()
-        probabilities, classes = (each[:, :top_k] for each in logits.softmax(dim=1).sort(descending=True, stable=True))
-        labels = [[model.config.id2label[number] for number in row] for row in classes.tolist()]
-        columns |= {"classes": classes.tolist(), "labels": labels, "probabilities": probabilities.tolist()}
-        columns |= {"logits": list(logits.numpy())}
+def predict(model: Any, pixel_values: Tensor, arguments: argparse.Namespace) -> dict[str, list[Any]]:
+    """Columns with an entry for each picture of pixel values (batch, channels, height, width)."""
+    found, columns = answer(model, pixel_values, arguments.embedding), {}
+    if found.embedding is not None:
+        columns["embedding"] = list(found.embedding.cpu().numpy())
+    if found.logits is not None:
+        probabilities, classes = (each.tolist() for each in most_probable(found.logits, arguments.top_k))
+        labels = [[model.config.id2label[number] for number in row] for row in classes]
+        columns |= {"classes": classes, "labels": labels, "probabilities": probabilities}
+        columns["logits"] = list(found.logits.cpu().numpy())
     return columns
 
 

@@ -95,10 +95,17 @@ def open_picture(source: Any, mode: str | None = None, max_pixels: int | None = 
     with naming_errors(name):
         if isinstance(file, pil.Image.Image):
             return prepare(file, mode, name)
-        with pil.Image.open(file) as picture:
+        with pil.Image.open(file, formats=picture_formats()) as picture:
             if max_pixels is not None and picture.width * picture.height > max_pixels:
                 raise too_many_pixels(name, max_pixels)
             return prepare(picture, mode, name)
+
+
+def picture_formats() -> list[str]:
+    """The formats that are opened: all of Pillow's but PostScript, for which it starts the program Ghostscript."""
+    image = import_pillow().Image
+    image.init()
+    return [name for name in image.ID if name != "EPS"]
 
 
 def describe(source: Any) -> tuple[str, Any]:

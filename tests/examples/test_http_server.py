@@ -153,14 +153,6 @@ def test_bad_uploads_are_refused_in_words_and_the_next_is_answered(server, name)
     assert server.classify(picture_file(2)).status == 200
 
 
-def test_no_program_is_started_for_postscript(module, model, monkeypatch):
-    monkeypatch.setattr(PIL.EpsImagePlugin, "gs_binary", "gs")  # as where it is installed
-    with running(module, model) as server:
-        answer = server.classify(saved(PIL.Image.new("L", (9, 9)), "EPS"))
-    assert answer.status == 422
-    assert "Unable to locate Ghostscript" in answer.content["error"]
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status", "words"),
     [

@@ -22,9 +22,10 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from rounding import assert_rounded_alike
 from transformers import ViTImageProcessor
 
-from fatr_hf import FATRViTForImageClassification
+from fatr_hf import FATRDinov2ForImageClassification, FATRIJepaForImageClassification, FATRViTForImageClassification
 from fatr_hf.analysis.images import NamedImage, to_batch
 from fatr_hf.modeling import schedule_macs
+from fatr_hf.modeling.token_reduction import restore_tokens
 
 ROOT = Path(__file__).parents[2]
 SCORE = ROOT / "examples" / "score.py"
@@ -428,6 +429,31 @@ def test_an_encoder_gives_its_cls_token(module, make_fatr, model_folder, picture
     ).pixel_values
     token = encoder(pixel_values).last_hidden_state[0, 0]
     assert_rounded_alike(torch.tensor(rows[5]["embedding"]), token.detach(), torch.float32)
+
+
+FAMILIES = {
+    "dinov2": (FATRDinov2ForImageClassification, {"image_size": 32, "patch_size": 8}),
+    "ijepa": (FATRIJepaForImageClassification, {"image_size": 32, "patch_size": 8}),
+}
+"""A classifier of CLS and patches, and one without CLS."""
+
+
+@pytest.mark.parametrize("embedding", [False, True], ids=["logits", "logits-and-embedding"])
+@pytest.mark.parametrize(("model_class", "shape"), FAMILIES.values(), ids=FAMILIES)
+def test_classifiers_answer_whatever_they_read(importable_examples, model_class, shape, embedding):
+    size = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 48}
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**shape, **size, num_labels=5, initializer_range=0.3)).double().eval()
+    pixel_values = torch.randn(3, 3, 32, 32)
+    found = importlib.import_module("chosen_model").answer(model.fuse(), pixel_values, embedding)
+    assert_rounded_alike(found.logits, model(pixel_values.double()).logits.detach().float())
+    if not embedding:
+        assert found.embedding is None
+        return
+    outputs = model.base_model(pixel_values.double(), output_token_sources=True)
+    tokens, prefix = outputs.last_hidden_state, model.config.num_prefix_tokens
+    expected = tokens[:, 0] if prefix else restore_tokens(tokens, outputs.token_sources[-1]).mean(dim=1)
+    assert_rounded_alike(found.embedding, expected.detach().float())
 
 
 CHOICES = {"preset": None, "keep_ratio": None, "macs": None}

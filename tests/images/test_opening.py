@@ -201,11 +201,13 @@ def test_pillows_warning_is_an_error_where_warnings_are(tmp_path, monkeypatch):
     [
         (b"", "it is no picture of a known format"),
         (b"text", "it is no picture of a known format"),
+        # Pillow would start a program to read it.
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "it is no picture of a known format"),
         (None, "No such file"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, ""),
         (b"BM" + b"\xff" * 60, ""),
     ],
-    ids=["empty", "text", "missing", "png-of-zeros", "bmp-of-ones"],
+    ids=["empty", "text", "postscript", "missing", "png-of-zeros", "bmp-of-ones"],
 )
 def test_files_that_are_no_pictures_are_named(tmp_path, content, words):
     if content is not None:
