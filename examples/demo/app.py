@@ -158,7 +158,7 @@ def budget_slider() -> gr.Slider:
 
 def summary_line() -> gr.HTML:
     """A sentence, which is announced when it changes; above the controls, so that a phone shows it first."""
-    return gr.HTML(html_template="<p class='summary' role='status'>${value}</p>")
+    return gr.HTML(html_template="<p class='summary' role='status'>${value}</p>", padding=False)
 
 
 def results_column() -> gr.HTML:
