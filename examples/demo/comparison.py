@@ -28,7 +28,7 @@ TOP = 3
 SECONDS = 4.0
 """That the timed rounds are to take."""
 
-ROUNDS = (5, 25)
+ROUNDS = (5, 15)
 """Fewest and most timed rounds."""
 
 COLOURED = 3

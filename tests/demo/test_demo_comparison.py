@@ -167,7 +167,7 @@ def test_colours_of_hardly_any_patches_are_colours(demo, patches):
     assert ((colours >= 0) & (colours <= 1)).all()
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(1e-9, 25), (0.5, 8), (100, 5)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(1e-9, 15), (0.5, 8), (100, 5)])
 def test_fused_contestants_are_timed_in_turn_for_some_seconds(demo, loaded, picture, monkeypatch, seconds, rounds):
     contestants = loaded.contestants(0.65)
     clock, calls = iter((0.0, seconds)), []
