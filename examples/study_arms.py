@@ -83,23 +83,21 @@ def tuned_arms(config: PreTrainedConfig, keep_ratio: float) -> list[Arm]:
     target = make_arm("FATR", "fatr", {"keep_ratio": keep_ratio}, config).macs
     arms = [make_arm(name, "fatr", {"keep_ratio": keep_ratio, **fields}, config) for name, fields in ABLATIONS.items()]
     arms += [local_arm(name, config, target, **fields) for name, fields in LOCAL.items()]
-    return arms + arms_without_windows(config, keep_ratio, target) + rival_arms(config, keep_ratio, target)
+    return arms + arms_without_windows(config, target) + rival_arms(config, keep_ratio, target)
 
 
-def arms_without_windows(config: PreTrainedConfig, keep_ratio: float, target: int) -> list[Arm]:
-    """``WITHOUT_WINDOWS`` at the keep ratio, and the preset ``faithful`` with the one that costs most nearly the same.
+def arms_without_windows(config: PreTrainedConfig, target: int) -> list[Arm]:
+    """``WITHOUT_WINDOWS`` and the preset ``faithful``, with the keep ratios that cost most nearly the same.
 
-    As in ``fatr_hf.benchmark.frontier`` a low target has it reduce a little in many layers.
+    As in ``fatr_hf.benchmark.frontier`` a low target has the preset reduce a little in more layers.
     """
-    arms = [
-        make_arm(name, "fatr", {"keep_ratio": keep_ratio, **fields}, config) for name, fields in WITHOUT_WINDOWS.items()
-    ]
     depth = config.num_hidden_layers
     preset = preset_fields("faithful", patch_grid(config), depth)
     fields = {name: preset[name] for name in ("reduction_layers", "selection", "fold")}
     fields |= changes_at("faithful", target / unreduced_arm(config).macs, depth)
     ratios = [number / 1000 for number in range(999, 199, -1)]
-    return [*arms, matched_arm("faithful", config, target, ratios, fields)]
+    arms = {**WITHOUT_WINDOWS, "faithful": fields}
+    return [matched_arm(name, config, target, ratios, each) for name, each in arms.items()]
 
 
 def rival_arms(config: PreTrainedConfig, keep_ratio: float, target: int) -> list[Arm]:
@@ -124,7 +122,7 @@ def off_the_shelf_arms(config: PreTrainedConfig, keep_ratio: float) -> list[Arm]
         for exponent in (0.0, 0.5, 1.0) if is_method else (0.5, 1.0):
             name = f"{selection}, local, α = {exponent:g}"
             arms.append(local_arm(name, config, target, selection=selection, size_exponent=exponent))
-    return arms + arms_without_windows(config, keep_ratio, target) + rival_arms(config, keep_ratio, target)
+    return arms + arms_without_windows(config, target) + rival_arms(config, keep_ratio, target)
 
 
 def local_arm(name: str, config: PreTrainedConfig, target: int, **fields: Any) -> Arm:
