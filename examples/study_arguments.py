@@ -11,7 +11,7 @@ class Size:
     """Images, model and epochs of a study.
 
     Attributes:
-        train_images, test_images: so many of the first ones, drawn with a fixed seed; None takes all.
+        train_images, test_images: number of images, drawn with a fixed seed; None takes all.
         hidden_size, heads, layers: of the ViT from scratch; None of all three where a study starts from a checkpoint.
         coarse_epochs: of the unreduced model, from scratch, with patches of twice the side: cheap, and nearly as good
             a start. 0 leaves them out.

@@ -214,7 +214,7 @@ class FATRReduction(nn.Module):
             likeness = compare_features(implementation, hidden_states, features)
         scores = selection_scores(plan.selection, evidence.scores, hidden_states, layout, plan.layer, likeness)
         if plan.fold == "similar":
-            assert likeness is not None, "a fold by similarity compares keys"
+            assert likeness is not None, "a fold by similarity compares tokens"
             reduced, new_layout = likeness.fold(hidden_states, scores, layout, plan.patches_out)
             return reduced, after_reduction(layout, hidden_states, reduced, new_layout, None)
         positions = self.dc_position_embeddings
