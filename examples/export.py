@@ -90,7 +90,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to write, new or empty")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of a logit, in float32")
     parser.add_argument("--calibration", type=Path, help="folder of pictures that int8 files are calibrated on")
-    parser.add_argument("--calibration_images", type=int, default=256, help="pictures to calibrate on, drawn with a fixed seed")
+    parser.add_argument(
+        "--calibration_images", type=int, default=256, help="pictures to calibrate on, drawn with a fixed seed"
+    )
     parser.add_argument("--held_out", type=Path, help="folder of pictures to compare on; by default those not drawn")
     parser.add_argument("--held_out_images", type=int, default=256, help="most pictures to compare on, drawn alike")
     parser.add_argument(
