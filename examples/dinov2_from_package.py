@@ -12,10 +12,9 @@ import argparse
 import hashlib
 import tarfile
 from pathlib import Path
+from typing import Any
 
-import onnx
 import torch
-from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BitImageProcessor, Dinov2Config
@@ -41,9 +40,19 @@ def main() -> None:
     parser.add_argument("output_dir", type=Path, help="folder to write, new or empty")
     arguments = parser.parse_args()
     check_free(arguments.output_dir)
-    state = encoder_state(onnx.load_from_string(read_network(arguments.archive)))
+    onnx = import_onnx()
+    state = encoder_state(onnx.load_from_string(read_network(arguments.archive)).graph)
     write_folder(arguments.output_dir, lambda folder: write_checkpoint(state, Path(folder)))
     print(f"Wrote {arguments.output_dir}: {sum(tensor.numel() for tensor in state.values()) / 1e6:.1f} M parameters.")
+
+
+def import_onnx() -> Any:
+    """The module, or an ImportError in words."""
+    try:
+        import onnx.numpy_helper
+    except ImportError as error:
+        raise ImportError("The network is an ONNX file: pip install 'fatr-hf[export]'.") from error
+    return onnx
 
 
 def read_network(archive: Path) -> bytes:
@@ -63,16 +72,17 @@ def read_network(archive: Path) -> bytes:
     return content
 
 
-def encoder_state(network: onnx.ModelProto) -> dict[str, Tensor]:
-    """The encoder's weights by the names that DINOv2 checkpoints on the Hub have.
+def encoder_state(graph: Any) -> dict[str, Tensor]:
+    """The encoder's weights, of an ONNX graph, by the names that DINOv2 checkpoints on the Hub have.
 
     The export has kept the names of all but matrices, which it stored transposed, and of the position embeddings, which
     it stored as those of CLS and of the patches.
     """
-    tensors = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in network.graph.initializer}
+    to_array = import_onnx().numpy_helper.to_array
+    tensors = {each.name: torch.from_numpy(to_array(each).copy()) for each in graph.initializer}
     prefix = "backbone."
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    for node in network.graph.node:
+    for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in tensors:
             name = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
             state[f"{name}.weight"] = tensors[node.input[1]].T.contiguous()

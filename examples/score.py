@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 from chosen_model import add_model_arguments, load_chosen
-from score_actors import Work, digest_of, running_ray, score_batches
+from score_actors import Work, check_ray, digest_of, running_ray, score_batches
 from score_images import Images, open_images
 
 from fatr_hf.analysis.model_inputs import is_classifier
@@ -51,6 +51,7 @@ class Shard(NamedTuple):
 
 def main() -> None:
     """Reads the command line, computes the shards that are missing and says how it went."""
+    check_ray()
     arguments = parse_arguments()
     model, processor = load_chosen(arguments)
     schema = result_schema(arguments, is_classifier(model))

@@ -26,8 +26,10 @@ try:
     import ray
     import ray.data
     from ray.data.exceptions import ExecutionTimeoutError
-except ImportError as error:
-    raise ImportError("score.py runs on Ray: pip install 'fatr-hf[scale]'.") from error
+
+    HAS_RAY = True
+except ImportError:
+    HAS_RAY = False
 
 OBJECT_STORE = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
 """Bytes of shared memory; batches of pixels travel through it only from readers to GPUs."""
@@ -121,6 +123,12 @@ def digest_of(model: Any) -> str:
     """A digest of a model's weights and configuration, whatever its name is and what saved it."""
     config = json.dumps({**model.config.to_dict(), "_name_or_path": "", "transformers_version": ""}, sort_keys=True)
     return digest([config, *model.state_dict().values()])
+
+
+def check_ray() -> None:
+    """Raises an ImportError where Ray is not installed."""
+    if not HAS_RAY:
+        raise ImportError("score.py runs on Ray: pip install 'fatr-hf[scale]'.")
 
 
 @contextmanager

