@@ -93,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shard_size", type=int, default=1024, help="images in a file")
     parser.add_argument("--top_k", type=int, default=5, help="classes of an image")
     parser.add_argument("--logits", action="store_true", help="write the logits of all classes")
-    parser.add_argument("--embedding", action="store_true", help="write the CLS token behind the last layer norm")
+    parser.add_argument("--embedding", action="store_true", help="write CLS after the last norm, or the patches' mean")
     parser.add_argument("--strict", action="store_true", help="stop at a picture that cannot be read")
     arguments = parser.parse_args()
     least = {"batch_size": 1, "actors": 1, "threads": 1, "gpus_per_actor": 0, "shard_size": 1, "top_k": 1}
