@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -147,6 +148,8 @@ def running_ray() -> Iterator[None]:
         else:
             store = OBJECT_STORE["cuda" if torch.cuda.is_available() else "cpu"]
             ray.init("local", include_dashboard=False, object_store_memory=store, **quiet)
+        # In place of Ray's handler, which prints a stack.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         yield
     finally:
         ray.shutdown()

@@ -201,7 +201,7 @@ def test_clients_that_go_away_stop_nothing(server, caplog):
 
 
 def test_a_slow_body_is_refused(server, module, monkeypatch):
-    monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.1)
+    monkeypatch.setattr(importlib.import_module("http_service"), "UPLOAD_SECONDS", 0.1)
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
     with contextlib.closing(raw(server, head)) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
@@ -338,4 +338,10 @@ def test_mistakes_are_refused_before_the_model_is_loaded(server, module, monkeyp
     options = [option.format(port=server.port) for option in options]
     monkeypatch.setattr(sys, "argv", ["http_server.py", "--model", "m", *options])
     with pytest.raises((OSError, ValueError), match=re.escape(words.format(port=server.port))):
+        module.main()
+
+
+def test_a_missing_starlette_is_told_in_one_line(module, monkeypatch):
+    monkeypatch.setattr(module, "HAS_SERVER", False)
+    with pytest.raises(ImportError, match=re.escape("pip install 'fatr-hf[serving]'")):
         module.main()
