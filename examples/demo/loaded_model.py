@@ -54,13 +54,7 @@ class LoadedModel:
         self.model = unreduced_copy(model)
         self.runner = self.model.fuse()
         whole = self.model.config.plan(reduce=False)
-        try:
-            self.whole_macs = plan_macs(self.model, whole)
-        except RuntimeError as error:  # positions that some families can only stretch from square to square
-            size = " x ".join(map(str, self.model.config.input_sides()))
-            raise ValueError(
-                f"{name!r} cannot be compared at {size} pixels: let its processor crop squares."
-            ) from error
+        self.whole_macs = plan_macs(self.model, whole)
         self.always = [Contestant(UNREDUCED, self.model, self.runner, whole, 1.0)]
         plan = model.config.plan()
         if is_saved and any(step.reduces for step in plan):

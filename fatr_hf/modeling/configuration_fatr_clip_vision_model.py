@@ -21,6 +21,7 @@ class FATRCLIPVisionConfig(ReductionConfig, CLIPVisionConfig):
 
     model_type = "fatr_clip_vision_model"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = (
         "clip_vision_model",
         "clip",

@@ -21,6 +21,7 @@ class FATRCLIPSegVisionConfig(ReductionConfig, CLIPSegVisionConfig):
 
     model_type = "fatr_clipseg_vision_model"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("clipseg_vision_model", "clipseg")
     classifier_reads: ClassVar[str | None] = None
     takes_any_size: ClassVar[bool] = True

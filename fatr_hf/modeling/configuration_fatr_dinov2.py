@@ -22,6 +22,7 @@ class FATRDinov2Config(ReductionConfig, Dinov2Config):
 
     model_type = "fatr_dinov2"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("dinov2",)
     classifier_reads: ClassVar[str | None] = "cls_and_patches"
     takes_any_size: ClassVar[bool] = True

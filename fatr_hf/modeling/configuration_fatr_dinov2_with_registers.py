@@ -22,6 +22,7 @@ class FATRDinov2WithRegistersConfig(ReductionConfig, Dinov2WithRegistersConfig):
 
     model_type = "fatr_dinov2_with_registers"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("dinov2_with_registers",)
     classifier_reads: ClassVar[str | None] = "cls_and_patches"
     takes_any_size: ClassVar[bool] = True

@@ -21,6 +21,7 @@ class FATRIdefics3VisionConfig(ReductionConfig, Idefics3VisionConfig):
 
     model_type = "fatr_idefics3_vision"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("idefics3_vision", "idefics3")
     has_cls: ClassVar[bool] = False
     classifier_reads: ClassVar[str | None] = None

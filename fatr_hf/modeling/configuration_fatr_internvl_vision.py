@@ -22,6 +22,7 @@ class FATRInternVLVisionConfig(ReductionConfig, InternVLVisionConfig):
 
     model_type = "fatr_internvl_vision"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("internvl_vision",)
     classifier_reads: ClassVar[str | None] = None
     takes_any_size: ClassVar[bool] = True

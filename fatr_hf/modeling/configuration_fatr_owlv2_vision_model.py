@@ -21,6 +21,7 @@ class FATROwlv2VisionConfig(ReductionConfig, Owlv2VisionConfig):
 
     model_type = "fatr_owlv2_vision_model"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("owlv2_vision_model", "owlv2")
     classifier_reads: ClassVar[str | None] = None
 

@@ -21,6 +21,7 @@ class FATROwlViTVisionConfig(ReductionConfig, OwlViTVisionConfig):
 
     model_type = "fatr_owlvit_vision_model"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("owlvit_vision_model", "owlvit")
     classifier_reads: ClassVar[str | None] = None
 

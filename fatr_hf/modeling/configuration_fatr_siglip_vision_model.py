@@ -21,6 +21,7 @@ class FATRSiglipVisionConfig(ReductionConfig, SiglipVisionConfig):
 
     model_type = "fatr_siglip_vision_model"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = (
         "siglip_vision_model",
         "siglip",

@@ -21,6 +21,7 @@ class FATRSmolVLMVisionConfig(ReductionConfig, SmolVLMVisionConfig):
 
     model_type = "fatr_smolvlm_vision"
     _auto_class = "AutoConfig"
+    has_square_size: ClassVar[bool] = True
     stock_model_types: ClassVar[tuple[str, ...]] = ("smolvlm_vision", "smolvlm")
     has_cls: ClassVar[bool] = False
     classifier_reads: ClassVar[str | None] = None

@@ -130,6 +130,8 @@ class ReductionConfig(PreTrainedConfig):
     """Fields of those that belong to parts of the stock model which FATR does not have."""
     takes_any_size: ClassVar[bool] = False
     """Whether the stock model stretches its positions to every image by itself."""
+    has_square_size: ClassVar[bool] = False
+    """Whether ``image_size`` must be a square, as stock makes its positions for one; images may have any shape."""
     has_cls: ClassVar[bool] = True
     """Whether a CLS token stands before the patches."""
     classifier_reads: ClassVar[str | None] = "cls"
@@ -352,6 +354,11 @@ class ReductionConfig(PreTrainedConfig):
         for name in (name for name in sizes if name in given):
             check_size(name, given[name], LARGEST_WIDTH)
         check_size("num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)
+        if self.has_square_size and len({*self.input_sides()}) > 1:
+            raise ValueError(
+                f"image_size={self.image_size} must be a square in {self.model_type!r}, whose positions are for one: "
+                "keep the checkpoint's image_size, or let the image processor crop squares."
+            )
         check_size("the number of patches", math.prod(self.patch_grid()), LARGEST_SIZE)
         shares = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "drop_path_rate")
         for name in (name for name in shares if name in given):

@@ -23,6 +23,7 @@ from family_cases import (
     tower_of,
 )
 from family_reference import reference_encode
+from huggingface_hub.errors import StrictDataclassError
 from rounding import assert_rounded_alike
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, VisionTextDualEncoderModel
 from transformers.modeling_utils import PreTrainedModel
@@ -442,3 +443,18 @@ def test_families_are_registered_with_every_auto_class():
             if family.detector is not None:
                 assert type(AutoModelForObjectDetection.from_config(config)) is family.detector
         assert issubclass(family.model, PreTrainedModel)
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+@torch.no_grad()
+def test_an_oblong_image_size_works_or_is_refused(name):
+    model = converted(name)
+    height, width = (patches * side for patches, side in zip((8, 12), model.config.patch_sides, strict=True))
+    fields = {**model.config.to_dict(), "image_size": (height, width)}
+    if model.config.has_square_size:
+        with pytest.raises(StrictDataclassError, match=rf"image_size=.*{height}, {width}.* must be a square in"):
+            type(model.config)(**fields)
+        return
+    oblong = type(model)(type(model.config)(**fields)).eval()
+    states = oblong(torch.rand(1, 3, height, width)).last_hidden_state
+    assert states.shape[1] == oblong.config.plan()[-1].tokens_out
