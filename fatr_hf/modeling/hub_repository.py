@@ -310,13 +310,24 @@ def unread_names(model_class: Any, unexpected: Iterable[str]) -> str:
 
 def check_shapes(name: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
     """Raises an error for weights of other shapes than the model's, each (name, shape in the file, shape)."""
-    found = [f"{key} is {tuple(own)} and must be {tuple(wanted)}" for key, own, wanted in mismatched]
-    if found:
-        shown = "; ".join(found[:3]) + ("; ..." if len(found) > 3 else "")
+    shapes = {key: f"{key} is {tuple(own)} and must be {tuple(wanted)}" for key, own, wanted in mismatched}
+    if shapes:
+        shown = "; ".join([*shapes.values()][:3]) + ("; ..." if len(shapes) > 3 else "")
+        remedies = " ".join(dict.fromkeys(map(remedy, shapes)))
         raise MismatchedWeightsError(
-            f"The checkpoint {name!r} holds weights of other shapes than its configuration's: {shown}. For new classes "
-            "give ignore_mismatched_sizes=True; load a FATR model with its own windows, then use set_reduction."
+            f"The checkpoint {name!r} holds weights of other shapes than its configuration's: {shown}. {remedies}"
         )
+
+
+def remedy(key: str) -> str:
+    """What to do where a weight of this name has another shape than the model's."""
+    if is_of_classifier(key):
+        return "For new classes give ignore_mismatched_sizes=True."
+    if key.endswith(REDUCTION_PARAMETERS):
+        return "Load a FATR model with its own windows, then use set_reduction."
+    if "position" in key:
+        return "Keep the checkpoint's image_size: these positions are not stretched when they are loaded."
+    return "Keep the checkpoint's own configuration."
 
 
 def upload_repository(

@@ -89,8 +89,8 @@ def similarity(kernels, dtype, batch, patches, keep, hidden, channels, joined_be
 
 def run_all(kernels):
     if hasattr(kernels, "fold_similar"):
-        similarity(kernels, torch.bfloat16, 256, 196, 151, 768, 64, False)
-        similarity(kernels, torch.float32, 1, 1024, 788, 1536, 128, True)
+        similarity(kernels, torch.bfloat16, 256, 196, 151, 768, 64 + 768, False)
+        similarity(kernels, torch.float32, 1, 1024, 788, 1536, 128 + 1536, True)
         return
     for dtype in (torch.bfloat16, torch.float32):
         column_means(kernels, dtype, 64, 12, 197, 64)

@@ -157,3 +157,19 @@ def test_what_a_configuration_cannot_be_is_refused_in_words():
         fatr_hf.FATRYolosConfig(auxiliary_loss=True)
     with pytest.raises(ValueError, match="cannot be loaded as a FATR Yolos: its encoder must be Yolos's"):
         fatr_hf.FATRYolosConfig.from_dict({"model_type": "vit"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"image_size": (48, 64)}, "Keep the checkpoint's image_size"),
+        ({"num_labels": 7}, "For new classes give ignore_mismatched_sizes=True."),
+        ({"intermediate_size": 32}, "Keep the checkpoint's own configuration."),
+    ],
+    ids=["size", "classes", "width"],
+)
+def test_weights_of_other_shapes_are_refused_with_advice_that_helps(tmp_path, fields, advice):
+    built(DETECTORS["yolos"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds weights of other shapes") as refused:
+        fatr_hf.FATRYolosForObjectDetection.from_pretrained(tmp_path, **fields)
+    assert str(refused.value).partition(" and must be ")[2].partition(". ")[2].startswith(advice)

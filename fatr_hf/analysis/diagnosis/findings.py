@@ -179,7 +179,7 @@ def compare_with_chance(diagnosis: Diagnosis) -> Finding | None:
         return Finding("good", "The selection does better than chance", evidence, threshold, advice)
     advice = (
         "Do not rely on the choice of patches. Compare selections by their accuracy after fine-tuning, which evens out "
-        "most differences (docs/results.md)."
+        "most differences (docs/study.md)."
     )
     if gain.mean - width > 0:
         return Finding("warning", "A random selection does better on these images", evidence, threshold, advice)
