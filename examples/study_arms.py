@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoModelForImageClassification, PreTra
 from fatr_hf.baselines.macs import closest, count_twin, meta_twin
 from fatr_hf.baselines.matched import matched_merges
 from fatr_hf.baselines.rival import METHODS, Rival
-from fatr_hf.benchmark.frontier import changes_at
+from fatr_hf.benchmark.frontier import faithful_preset
 from fatr_hf.hub.checkpoints import is_fatr, read_config
 from fatr_hf.hub.load import check_family, load_reduced
 from fatr_hf.modeling.budget import is_admissible, schedule_macs, with_keep_ratio
@@ -89,12 +89,11 @@ def tuned_arms(config: PreTrainedConfig, keep_ratio: float) -> list[Arm]:
 def arms_without_windows(config: PreTrainedConfig, target: int) -> list[Arm]:
     """``WITHOUT_WINDOWS`` and the preset ``faithful``, with the keep ratios that cost most nearly the same.
 
-    As in ``fatr_hf.benchmark.frontier`` a low target has the preset reduce a little in more layers.
+    A low target takes the layers of ``faithful_half``.
     """
-    depth = config.num_hidden_layers
-    preset = preset_fields("faithful", patch_grid(config), depth)
+    name = faithful_preset(target / unreduced_arm(config).macs)
+    preset = preset_fields(name, patch_grid(config), config.num_hidden_layers)
     fields = {name: preset[name] for name in ("reduction_layers", "selection", "fold")}
-    fields |= changes_at("faithful", target / unreduced_arm(config).macs, depth)
     ratios = [number / 1000 for number in range(999, 199, -1)]
     arms = {**WITHOUT_WINDOWS, "faithful": fields}
     return [matched_arm(name, config, target, ratios, each) for name, each in arms.items()]

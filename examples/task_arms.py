@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fatr_hf.baselines.matched import matched_plan
-from fatr_hf.benchmark.frontier import GENTLE_BELOW, gentle_layers, preset_within
+from fatr_hf.benchmark.frontier import HALF_BELOW, preset_within
 from fatr_hf.modeling import LayerPlan, schedule_macs
 from fatr_hf.modeling.presets import default_layers
 from fatr_hf.modeling.reduction_model import ReductionModel
@@ -20,7 +20,6 @@ def plans_of(twin: ReductionModel, budgets: Sequence[float]) -> dict[tuple[float
         budgets: shares of its multiply-accumulates, which the presets stay within and the rivals match.
     """
     config, depth = twin.config, twin.config.num_hidden_layers
-    gentle = gentle_layers(depth)
     plans = {(1.0, "no reduction"): config.plan(reduce=False)}
     for budget in budgets:
         macs = budget * schedule_macs(config)
@@ -28,7 +27,7 @@ def plans_of(twin: ReductionModel, budgets: Sequence[float]) -> dict[tuple[float
             "FATR, as published": ("paper", {}),
             **local_windows(config.patch_grid(), depth, budget),
             "FATR, `faithful`": ("faithful", {}),
-            f"FATR, `faithful`, layers {gentle[0]} to {gentle[-1]}": ("faithful", {"reduction_layers": gentle}),
+            "FATR, `faithful_half`": ("faithful_half", {}),
         }.items():
             plans[budget, name] = preset_within(config, preset, macs, **changes).plan()
         matched = preset_within(config, "paper", macs)
@@ -39,7 +38,7 @@ def plans_of(twin: ReductionModel, budgets: Sequence[float]) -> dict[tuple[float
 
 def local_windows(grid: Sequence[int], depth: int, budget: float) -> dict[str, tuple[str, dict[str, Any]]]:
     """The preset ``local`` by its name, with larger windows where its own would cost more than the budget."""
-    if budget >= GENTLE_BELOW:
+    if budget >= HALF_BELOW:
         return {"FATR, `local`": ("local", {})}
     sides = [max(1, length // 4) for length in grid]
     windows = min(sides) if len(grid) == 2 else [sides] * len(default_layers(depth))

@@ -318,6 +318,8 @@ def test_the_readmes_token_counts_are_the_models():
 
 def test_the_start_page_only_quotes_figures():
     figures = re.findall(r"(?<![\d.])[-+]?\d\.\d+(?: ± \d\.\d+)?", (ROOT / "docs/index.md").read_text())
-    sources = "".join((ROOT / name).read_text() for name in ("README.md", "docs/results.md", "docs/study.md", "docs/speed.md"))
+    sources = "".join(
+        (ROOT / name).read_text() for name in ("README.md", "docs/results.md", "docs/study.md", "docs/speed.md")
+    )
     assert len(figures) > 4
     assert [figure for figure in figures if figure not in sources] == []

@@ -42,8 +42,8 @@ LABELS = {
 }
 """What can be compared, in the order of tables, and what pictures call it."""
 
-GENTLE_BELOW = 0.6
-"""Below this share ``faithful`` reduces a little in more layers (``gentle_layers``), instead of much in four."""
+HALF_BELOW = 0.6
+"""Below this share of the multiply-accumulates ``faithful_half`` stays closer than ``faithful``."""
 
 BUDGETS = (0.8, 0.65, 0.5)
 """Shares of the unreduced model's multiply-accumulates."""
@@ -132,21 +132,14 @@ def plan_within(twin: ReductionModel, name: str, macs: float) -> list[LayerPlan]
         ValueError: a budget that the method cannot meet.
     """
     if name in ("faithful", "paper"):
-        changes = changes_at(name, macs / schedule_macs(twin.config), twin.config.num_hidden_layers)
-        return preset_within(twin.config, name, macs, **changes).plan()
+        preset = faithful_preset(macs / schedule_macs(twin.config)) if name == "faithful" else name
+        return preset_within(twin.config, preset, macs).plan()
     return matched_plan(twin, name, preset_within(twin.config, "paper", macs))
 
 
-def changes_at(preset: str, budget: float, depth: int) -> dict[str, Any]:
-    """What a preset does in another way at a share of the unreduced model's multiply-accumulates."""
-    if preset == "faithful" and budget < GENTLE_BELOW:
-        return {"reduction_layers": gentle_layers(depth)}
-    return {}
-
-
-def gentle_layers(depth: int) -> list[int]:
-    """The layers that ``faithful`` reduces in below ``GENTLE_BELOW``: from a quarter to five sixths of the depth."""
-    return list(range(depth // 4, depth * 5 // 6))
+def faithful_preset(share: float) -> str:
+    """Which of the presets ``faithful`` and ``faithful_half`` suits a share of the multiply-accumulates."""
+    return "faithful_half" if share < HALF_BELOW else "faithful"
 
 
 def preset_within(config: ReductionConfig, preset: str, macs: float, **changes: Any) -> ReductionConfig:

@@ -57,11 +57,11 @@ def test_answers_are_those_of_the_models_themselves(model, points):
     with torch.no_grad():
         expected, states = model(IMAGES).logits, model.vit(IMAGES).last_hidden_state
         plan = plan_within(model, "faithful", 0.6 * schedule_macs(model.config))
-        gentle = plan_within(model, "faithful", 0.5 * schedule_macs(model.config))
+        half = plan_within(model, "faithful", 0.5 * schedule_macs(model.config))
         found = outputs_of(model, IMAGES, plan)
         logits = model(IMAGES, plan=plan).logits
     assert [step.layer for step in plan if step.reduces] == [2, 3]
-    assert [step.layer for step in gentle if step.reduces] == [1, 2, 3, 4]
+    assert [step.layer for step in half if step.reduces] == [1, 2, 3, 4]
     assert_rounded_alike(found.logits, logits)
     agreement = (logits.argmax(dim=1) == expected.argmax(dim=1)).double().mean()
     assert faithful.answers["agreement"] == pytest.approx(float(agreement))

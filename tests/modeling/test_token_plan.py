@@ -268,6 +268,10 @@ def test_faithful_reduces_four_layers_from_a_third_on():
     assert FATRViTConfig.from_preset("faithful", num_hidden_layers=2).reduction_layers == [0, 1]
     unreduced = schedule_macs(FATRViTConfig(reduction_layers=[], keep_ratio=1.0, dc_windows=[]))
     assert 0.64 < schedule_macs(config) / unreduced < 0.66
+    half = FATRViTConfig.from_preset("faithful_half")
+    assert half.reduction_layers == [3, 4, 5, 6, 7, 8, 9]
+    assert (half.fold, half.selection) == ("similar", "high_frequency_energy")
+    assert 0.49 < schedule_macs(half) / unreduced < 0.51
 
 
 def test_paper_is_the_default():
