@@ -12,7 +12,7 @@ from fatr_hf.analysis.images import PictureBatches, class_numbers
 from fatr_hf.baselines.matched import matched_plan
 from fatr_hf.baselines.rival import unreduced_copy
 from fatr_hf.benchmark import choose_device
-from fatr_hf.benchmark.frontier import judge_plans, preset_within
+from fatr_hf.benchmark.frontier import judge_plans, means, preset_within
 from fatr_hf.hub.load import check_has_processor, load_reduced
 from fatr_hf.modeling import LayerPlan, schedule_macs
 from fatr_hf.modeling.reduction_model import ReductionModel
@@ -56,7 +56,7 @@ def main() -> None:
     questions = list(next(iter(answers.values())))
     print(f"| selection | fold | layers | {' | '.join(questions)} |\n|---|---|---|{'---|' * len(questions)}")
     for name, values in answers.items():
-        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in values.values())} |")
+        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in means(values).values())} |")
 
 
 def plans_of(twin: ReductionModel, budget: float) -> dict[str, list[LayerPlan]]:

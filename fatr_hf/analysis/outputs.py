@@ -13,6 +13,9 @@ from .images import Batch
 from .measures import widened
 from .model_inputs import check_pixels, class_numbers, is_classifier
 
+RESAMPLES = 10_000
+"""Draws of ``resampled_interval``."""
+
 
 @torch.no_grad()
 def model_output(model: PreTrainedModel, pixel_values: Tensor, plan: Sequence[LayerPlan] | None = None) -> Tensor:
@@ -75,3 +78,22 @@ def judge(model: PreTrainedModel, batch: Batch, output: Tensor, reference: Tenso
         counts = (labels >= 0) & output.isfinite().all(dim=1)
         result["accuracy"] = (output.argmax(dim=1) == labels).float().where(counts, torch.nan)
     return result
+
+
+def resampled_interval(values: Tensor, groups: Sequence[str] | None = None) -> tuple[float, float]:
+    """The 95% interval of a mean, from ``RESAMPLES`` draws of whole groups with replacement (percentile bootstrap).
+
+    Args:
+        values: (images,), such as differences of two models on the same images.
+        groups: the group of each image; by default each is one.
+    """
+    names = list(map(str, range(len(values)))) if groups is None else groups
+    places = {name: place for place, name in enumerate(sorted(set(names)))}
+    number = len(places)
+    members = torch.tensor([places[name] for name in names])
+    sums = torch.zeros(number, dtype=torch.float64).index_add(0, members, values.double())
+    counts = torch.bincount(members, minlength=number)
+    drawn = torch.randint(number, (RESAMPLES, number), generator=torch.Generator().manual_seed(0))
+    means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

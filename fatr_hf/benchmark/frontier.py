@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from ..analysis.curves import line_styles
 from ..analysis.figure_files import check_figure_file, save_figure
 from ..analysis.measures import widened
 from ..analysis.model_inputs import check_finite, is_classifier, model_batches
-from ..analysis.outputs import faithfulness
+from ..analysis.outputs import faithfulness, resampled_interval
 from ..baselines.arguments import check_fatr, check_integer, is_number, several, some
 from ..baselines.macs import plan_macs
 from ..baselines.matched import matched_plan
@@ -63,6 +62,8 @@ class Point:
     """Means over the images: of a classifier ``agreement``, the share of predictions that stay; ``cosine`` of the
     pooled output, or of the first token where there is none; ``patches``, the cosine of every patch, restored from the
     token that stands for it."""
+    difference: tuple[float, float, float]
+    """To the first method at this budget, in the ``leading_question``: mean over the images and its 95% interval."""
 
 
 def frontier(
@@ -103,7 +104,8 @@ def frontier(
             raise ValueError(f"budgets={list(budgets)} must lie between 0 and 1; {budget!r} does not.")
     whole = schedule_macs(twin.config)
     plans = {(name, budget): plan_within(twin, name, budget * whole) for name in names for budget in budgets}
-    answers, pixel_values = judge_plans(twin, data, plans)
+    judged, pixel_values = judge_plans(twin, data, plans)
+    question = leading_question(next(iter(judged.values())))
     runner = twin.fuse() if fused else twin
     times: dict[int, dict[Any, float]] = {
         size: relative_times(runner, pixel_values[:1].repeat(size, 1, 1, 1), plans, rounds) for size in batch_sizes
@@ -114,7 +116,8 @@ def frontier(
             budget,
             plan_macs(twin, plan) / whole,
             {size: each[name, budget] for size, each in times.items()},
-            answers[name, budget],
+            means(judged[name, budget]),
+            with_interval(judged[name, budget][question] - judged[names[0], budget][question]),
         )
         for (name, budget), plan in plans.items()
     ]
@@ -159,9 +162,9 @@ def preset_within(config: ReductionConfig, preset: str, macs: float, **changes: 
 @torch.no_grad()
 def judge_plans(
     twin: ReductionModel, data: Any, plans: Mapping[Any, Sequence[LayerPlan]]
-) -> tuple[dict[Any, dict[str, float]], Tensor]:
-    """The answers of every plan as in ``Point``, and the first batch of pixel values."""
-    found: dict[Any, dict[str, list[float]]] = {key: {} for key in plans}
+) -> tuple[dict[Any, dict[str, Tensor]], Tensor]:
+    """The answers of every plan as in ``Point``, (images,) each, and the first batch of pixel values."""
+    found: dict[Any, dict[str, list[Tensor]]] = {key: {} for key in plans}
     first = None
     for batch in model_batches(twin, data, 32):
         pixel_values = batch.pixel_values.to(twin.device, twin.dtype)
@@ -176,9 +179,25 @@ def judge_plans(
             values["cosine"] = torch.cosine_similarity(found_outputs.pooled, expected.pooled, dim=1)
             values["patches"] = torch.cosine_similarity(found_outputs.patches, expected.patches, dim=2).mean(dim=1)
             for question, each in values.items():
-                found[key].setdefault(question, []).extend(each.tolist())
+                found[key].setdefault(question, []).append(each.double().cpu())
     assert first is not None
-    return {key: {question: fmean(each) for question, each in values.items()} for key, values in found.items()}, first
+    answers = {key: {question: torch.cat(each) for question, each in values.items()} for key, values in found.items()}
+    return answers, first
+
+
+def means(answers: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of every question, over the images."""
+    return {question: each.mean().item() for question, each in answers.items()}
+
+
+def with_interval(differences: Tensor) -> tuple[float, float, float]:
+    """The mean of (images,) and its 95% interval."""
+    return differences.mean().item(), *resampled_interval(differences)
+
+
+def leading_question(answers: Mapping[str, Any]) -> str:
+    """What methods are ordered by: the agreement of classifiers, the cosine of encoders."""
+    return "agreement" if "agreement" in answers else "cosine"
 
 
 class Outputs(NamedTuple):
@@ -218,21 +237,17 @@ def relative_times(
 
 def frontier_table(points: Sequence[Point]) -> str:
     """A Markdown table, by budget, the most faithful first."""
-    question = leading_question(points)
-    sizes = list(points[0].times)
+    question, sizes = leading_question(points[0].answers), list(points[0].times)
     heads = ["budget", "method", "multiply-accumulates", *(f"time, batch {size}" for size in sizes), *points[0].answers]
+    heads.append(f"{question}, difference to {LABELS[points[0].method]} (95% interval)")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for point in sorted(points, key=lambda each: (-each.budget, -each.answers[question])):
         cells = [f"{point.budget:g}", LABELS[point.method], f"{point.macs:.3f}"]
         cells += [f"{point.times[size]:.2f}" for size in sizes]
         cells += [f"{value:.4f}" for value in point.answers.values()]
+        cells.append("{:+.4f} ({:+.4f} to {:+.4f})".format(*point.difference))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def leading_question(points: Sequence[Point]) -> str:
-    """What methods are ordered by: the agreement of classifiers, the cosine of encoders."""
-    return "agreement" if "agreement" in points[0].answers else "cosine"
 
 
 def plot_frontier(points: Sequence[Point], path: Path) -> None:
@@ -244,7 +259,7 @@ def plot_frontier(points: Sequence[Point], path: Path) -> None:
     check_figure_file(path)
     from matplotlib.figure import Figure
 
-    question, sizes = leading_question(points), list(points[0].times)
+    question, sizes = leading_question(points[0].answers), list(points[0].times)
     figure = Figure(figsize=(4.6 * (1 + len(sizes)), 4.2), layout="constrained")
     panels = figure.subplots(1, 1 + len(sizes), sharey=True, squeeze=False)[0]
     for panel, size in zip(panels, [None, *sizes], strict=True):

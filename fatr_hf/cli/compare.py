@@ -10,8 +10,8 @@ from ..analysis.compare import compare, comparison_table
 from ..analysis.curves import comparison_figure
 from ..analysis.figure_files import check_figure_file, save_figure
 from ..baselines.matched import RIVALS, USUAL, matched_rivals
+from ..benchmark.frontier import LABELS, frontier_table, plot_frontier
 from ..benchmark.frontier import frontier as compare_frontier
-from ..benchmark.frontier import frontier_table, plot_frontier
 from ..benchmark.machine import choose_device
 from ..hub.load import load_model, load_reduced
 from .common import (
@@ -62,6 +62,7 @@ def run(
     device: Device = None,
     revision: Revision = None,
     frontier: Annotated[Path | None, option("Plot faithfulness over cost and measured time to this file.")] = None,
+    methods: Annotated[str | None, option(f"For --frontier: {', '.join(LABELS)}. [all that the model allows]")] = None,
     budgets: Annotated[str, option("For --frontier: shares of the unreduced cost. [0.8,0.65,0.5]")] = "0.8,0.65,0.5",
     batch_sizes: Annotated[str, option("For --frontier: batch sizes to time. [1,8]")] = "1,8",
     fuse: Annotated[bool, option("For --frontier: time fused copies. [yes]")] = True,
@@ -85,6 +86,7 @@ def run(
             points = compare_frontier(
                 whole,
                 watched("Comparing", load_pictures(whole, processor, images, limit, batch_size)),
+                methods=None if methods is None else separated("methods", methods, str),
                 budgets=separated("budgets", budgets, float),
                 batch_sizes=separated("batch sizes", batch_sizes, int),
                 fused=fuse,

@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import torch
 from search_cases import make_encoder, make_images, make_searchable
 
 from fatr_hf.analysis.schedule import Schedule
@@ -12,7 +11,6 @@ from fatr_hf.analysis.schedule_search.quality import image_qualities, load_examp
 from fatr_hf.analysis.schedule_search.rivals import (
     RIVALS,
     check_schedule,
-    resampled_interval,
     rival_points,
 )
 from fatr_hf.baselines.matched import matched_plan, matched_rivals
@@ -88,17 +86,3 @@ def test_the_random_rival_costs_what_the_schedule_does(model):
     plan, own = matched_plan(model, "random", SCHEDULE.applied_to(model.config)), SCHEDULE.plan(model.config)
     assert [step._replace(selection="high_frequency") for step in plan] == own
     assert {step.selection for step in plan} == {"random"}
-
-
-def test_the_interval_is_that_of_the_mean(images):
-    differences = torch.randn(400, generator=torch.Generator().manual_seed(0)) + 3
-    low, high = resampled_interval(differences, [str(image) for image in range(400)])
-    error = (differences.std() / 400**0.5).item()
-    assert low == pytest.approx(differences.mean().item() - 1.96 * error, abs=0.01)
-    assert high == pytest.approx(differences.mean().item() + 1.96 * error, abs=0.01)
-
-
-def test_images_of_one_group_count_as_one_draw():
-    # Two groups, all alike inside: a draw gives a, b or the mean over both, weighted by their images.
-    low, high = resampled_interval(torch.tensor([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"])
-    assert (low, high) == (1, 5)

@@ -78,6 +78,16 @@ def test_an_encoder_without_cls_has_the_methods_that_need_none():
     assert set(point.answers) == {"cosine", "patches"}
 
 
+def test_differences_are_to_the_first_method_at_the_same_budget(points):
+    agreements = {(each.method, each.budget): each.answers["agreement"] for each in points}
+    for each in points:
+        mean, low, high = each.difference
+        first = agreements[points[0].method, each.budget]
+        assert mean == pytest.approx(each.answers["agreement"] - first, abs=1e-9)
+        assert low <= mean <= high
+    assert points[0].difference == (0, 0, 0)
+
+
 def test_the_table_begins_with_the_most_faithful(points):
     rows = [line.split(" | ") for line in frontier_table(points).splitlines()[2:]]
     assert len(rows) == len(points)

@@ -140,6 +140,9 @@ def test_the_frontier_is_drawn_printed_and_written(invoke, stock_folder, images,
     points = json.loads((tmp_path / "frontier.json").read_text())["points"]
     assert {each["method"] for each in points} == set(LABELS)
     assert (tmp_path / "frontier.svg").stat().st_size > 1000
+    result = invoke("compare", stock_folder, images, "--budgets", "0.7", "--methods", "tome,random", *outputs)
+    assert "agreement, difference to ToMe (95% interval)" in result.stdout
+    assert "faithful" not in result.stdout
 
 
 def test_the_frontier_refuses_what_it_does_not_look_at(refused, stock_folder, images, tmp_path):

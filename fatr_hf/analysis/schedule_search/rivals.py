@@ -4,15 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from ...baselines.arguments import check_kind, several
 from ...baselines.macs import plan_macs
 from ...baselines.matched import matched_plan
 from ...baselines.rival import unreduced_copy
 from ...modeling.reduction_config import ReductionConfig
 from ...modeling.reduction_model import ReductionModel
+from ..outputs import resampled_interval
 from ..schedule import Schedule
 from .known_schedules import default_layers, spread
 from .quality import (
@@ -28,8 +26,6 @@ RIVALS = ("tome", "evit", "random", "pooling")
 """As ``baselines.matched_rivals`` names them."""
 
 RIVAL_RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-
-RESAMPLES = 10_000
 
 
 class RivalPoint(NamedTuple):
@@ -179,20 +175,3 @@ def check_schedule(
         difference=(values - rival_values).mean().item(),
         interval=resampled_interval(values - rival_values, names),
     )
-
-
-def resampled_interval(differences: Tensor, groups: Sequence[str]) -> tuple[float, float]:
-    """The 95% interval of a mean, from ``RESAMPLES`` draws of whole groups with replacement (percentile bootstrap).
-
-    Args:
-        differences: (images,).
-        groups: the group of each image.
-    """
-    order = sorted(set(groups))
-    places = torch.tensor([order.index(group) for group in groups])
-    sums = torch.zeros(len(order), dtype=torch.float64).index_add(0, places, differences.double())
-    counts = torch.bincount(places, minlength=len(order))
-    drawn = torch.randint(len(order), (RESAMPLES, len(order)), generator=torch.Generator().manual_seed(0))
-    means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
