@@ -1,6 +1,7 @@
-"""Animations of where a model keeps its tokens: what is left of pictures fades from one layer to the next."""
+"""Animations of where a model keeps its tokens: from layer to layer, and of a video from frame to frame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +10,19 @@ import torch
 from .figure_files import check_figure_file, check_resolution, whole_file
 from .image_trace import ImageTrace, PatchMap, reduced_pixels
 from .pictures import KEPT_CAPTION, choose_layers, draw_input, draw_kept, draw_patches, flowing_panels, kept_title
+from .video_trace import frame_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = (".gif", ".mp4")
 
 FRAMES_PER_SECOND = 5
 FADE_FRAMES = 3
 """Frames in which a layer takes effect; the last of them is what it leaves."""
+CLIP_FRAMES = 2
+"""Frames for each tubelet of a video."""
 HOLD_FRAMES = 5
 """Frames for which that, and the input, stay; the last one stays twice as long."""
 
@@ -53,17 +58,11 @@ def save_animation(
     """
     check_animation_file(path)
     check_resolution(dpi)
-    from matplotlib.animation import FFMpegWriter, PillowWriter
-
     numbers = choose_layers(images, layers)
     figure, panels = flowing_panels(images[0], len(images), KEPT_CAPTION)
     for axes, image in zip(panels, images, strict=True):
         draw_input(axes, image)
-    # Laid out once, so that nothing moves but the patches.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    writer: Any = (PillowWriter if Path(path).suffix == ".gif" else FFMpegWriter)(FRAMES_PER_SECOND)
-    with whole_file(path) as unfinished, writer.saving(figure, str(unfinished), dpi):
+    with recording(figure, path, dpi) as writer:
         hold(writer)
         for step, layer in enumerate(numbers):
             for frame in range(1, FADE_FRAMES + 1):
@@ -75,6 +74,56 @@ def save_animation(
         hold(writer)
 
 
+def save_clip(video: ImageTrace, path: str | Path, layers: Sequence[int] | None = None, dpi: float = 150) -> None:
+    """Writes an animation of a video over time, beside what layers leave of it; it starts again at its end.
+
+    It shows the first frame of each tubelet. A token that stands for patches of several frames has its mean colour over
+    all of them.
+
+    Args:
+        video: what ``trace_video`` gave.
+        path, layers, dpi: as for ``save_animation``.
+
+    Raises:
+        ValueError, ImportError: as for ``save_animation``; the trace of an image.
+    """
+    check_animation_file(path)
+    check_resolution(dpi)
+    numbers = choose_layers([video], layers)
+    if video.frames == 1:
+        raise ValueError(f"{video.name!r} is a single frame, which nothing moves in: use save_animation.")
+    contents = [reduced_pixels(video.pixels, video.layers[layer]).chunk(video.frames, dim=1) for layer in numbers]
+    frames = [frame_of(video, number) for number in range(video.frames)]
+    figure, panels = flowing_panels(frames[0], 1 + len(numbers), KEPT_CAPTION)
+
+    def draw(number: int) -> None:
+        draw_input(panels[0], frames[number])
+        for axes, layer, content in zip(panels[1:], numbers, contents, strict=True):
+            draw_kept(axes, frames[number], frames[number].layers[layer], content[number])
+
+    draw(0)
+    with recording(figure, path, dpi) as writer:
+        for number in range(video.frames):
+            for axes in panels:
+                clear(axes)
+            draw(number)
+            for _ in range(CLIP_FRAMES):
+                writer.grab_frame()
+
+
+@contextmanager
+def recording(figure: "Figure", path: str | Path, dpi: float) -> Iterator[Any]:
+    """What takes a figure's frames within a ``with`` block; the file is there when that ends."""
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+
+    # Laid out once, so that nothing moves but the patches.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    writer: Any = (PillowWriter if Path(path).suffix == ".gif" else FFMpegWriter)(FRAMES_PER_SECOND)
+    with whole_file(path) as unfinished, writer.saving(figure, str(unfinished), dpi):
+        yield writer
+
+
 def hold(writer: Any) -> None:
     """Shows the figure as it is for a while."""
     for _ in range(HOLD_FRAMES):
@@ -83,11 +132,16 @@ def hold(writer: Any) -> None:
 
 def draw_fading(axes: "Axes", image: ImageTrace, before: PatchMap | None, after: PatchMap, share: float) -> None:
     """Draws the way between two layers, or from the picture itself; at its end share is 1."""
-    for artist in (*axes.images, *axes.collections):
-        artist.remove()
+    clear(axes)
     if share == 1:
         draw_kept(axes, image, after)
         return
     start = image.pixels if before is None else reduced_pixels(image.pixels, before)
     content = torch.lerp(start, reduced_pixels(image.pixels, after), share)
     draw_patches(axes, image, content, kept_title(image, after))
+
+
+def clear(axes: "Axes") -> None:
+    """Removes what was drawn, so that frames do not pile up."""
+    for artist in (*axes.images, *axes.collections):
+        artist.remove()

@@ -172,9 +172,10 @@ def draw_input(axes: "Axes", image: ImageTrace) -> None:
     axes.set_ylabel(figure_text(name), fontsize="medium", fontweight="bold")
 
 
-def draw_kept(axes: "Axes", image: ImageTrace, patches: PatchMap) -> None:
-    """What is left of a picture after a layer."""
-    draw_patches(axes, image, reduced_pixels(image.pixels, patches), kept_title(image, patches))
+def draw_kept(axes: "Axes", image: ImageTrace, patches: PatchMap, content: Tensor | None = None) -> None:
+    """What is left of a picture after a layer; ``content`` by default is its ``reduced_pixels``."""
+    content = reduced_pixels(image.pixels, patches) if content is None else content
+    draw_patches(axes, image, content, kept_title(image, patches))
     draw_lines(axes, hatching(patches), width=0.4, edge=0.8, opacity=0.35)
     draw_boundaries(axes, image, token_boundaries(patches))
 

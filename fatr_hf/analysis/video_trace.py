@@ -49,6 +49,21 @@ def trace_video(
     return ImageTrace(name, torch.cat(frames, dim=1), layers, frames=len(frames))
 
 
+def frame_of(video: ImageTrace, number: int) -> ImageTrace:
+    """One frame of a video's strip as an image; tokens that stand for patches of several frames are in each of them."""
+    columns, width = video.grid[1] // video.frames, video.pixels.shape[1] // video.frames
+    own = slice(number * columns, (number + 1) * columns)
+    layers = tuple(
+        each._replace(
+            source=each.source[:, own],
+            own=each.own[:, own],
+            scores=None if each.scores is None else each.scores[:, own],
+        )
+        for each in video.layers
+    )
+    return ImageTrace(video.name, video.pixels[:, number * width : (number + 1) * width], layers)
+
+
 def as_strip(patches: PatchMap) -> PatchMap:
     """A map (tubelets, rows, columns) with its tubelets side by side, (rows, tubelets * columns)."""
     source, own = (each.movedim(0, 1).flatten(1) for each in (patches.source, patches.own))

@@ -2,14 +2,17 @@
 
 import re
 
+import PIL.Image
 import pytest
 import torch
 from picture_cases import PROCESSOR
 from rounding import assert_rounded_alike
 
 from fatr_hf import FATRVideoMAEConfig, FATRVideoMAEForVideoClassification, FATRVivitConfig, FATRVivitModel
-from fatr_hf.analysis import plot_kept, save_animation, trace_video
+from fatr_hf.analysis import plot_kept, save_animation, save_clip, trace_video
+from fatr_hf.analysis.image_trace import reduced_pixels
 from fatr_hf.analysis.pictures import COLUMNS, PANEL_INCHES
+from fatr_hf.analysis.video_trace import frame_of
 from fatr_hf.baselines import ToMe
 from fatr_hf.baselines.rival import Rival
 
@@ -97,3 +100,31 @@ def test_mistakes_are_said_in_words(model, video, make_fatr):
         trace_video(model, video[None], PROCESSOR)
     with pytest.raises(ValueError, match="does not fit: this model takes 6 frames"):
         trace_video(model, video[:4], PROCESSOR)
+
+
+def test_a_frame_has_its_part_of_the_strip(model, video):
+    trace = trace_video(model, video, PROCESSOR)
+    frames = [frame_of(trace, number) for number in range(TUBELETS)]
+    assert {(frame.frames, frame.grid, frame.tokens) for frame in frames} == {(1, (ROWS, COLUMNS_OF_PATCHES), 24)}
+    assert torch.equal(torch.cat([frame.pixels for frame in frames], dim=1), trace.pixels)
+    for number, layer in enumerate(trace.layers):
+        parts = [frame.layers[number] for frame in frames]
+        assert torch.equal(torch.cat([part.source for part in parts], dim=1), layer.source)
+        assert torch.equal(torch.cat([part.own for part in parts], dim=1), layer.own)
+
+
+def test_a_clip_shows_one_tubelet_after_the_other(model, video, tmp_path):
+    trace = trace_video(model, video, PROCESSOR)
+    last = trace.layers[-1]
+    assert not torch.equal(*(reduced_pixels(trace.pixels, last).chunk(TUBELETS, dim=1)[:2]))
+    save_clip(trace, tmp_path / "clip.gif", dpi=40)
+    with PIL.Image.open(tmp_path / "clip.gif") as clip:
+        assert clip.n_frames == TUBELETS
+        assert clip.info["duration"] == 400
+
+
+def test_a_clip_of_one_frame_is_refused(model, video, tmp_path):
+    trace = frame_of(trace_video(model, video, PROCESSOR, "walk"), 0)
+    with pytest.raises(ValueError, match="'walk' is a single frame, which nothing moves in: use save_animation"):
+        save_clip(trace, tmp_path / "clip.gif", layers=[1])
+    assert not any(tmp_path.iterdir())
