@@ -31,8 +31,9 @@ from transformers import Trainer, TrainingArguments, VideoMAEImageProcessor, set
 from transformers.utils import logging
 
 from fatr_hf import FATRVideoMAEConfig, FATRVideoMAEForVideoClassification
-from fatr_hf.analysis import plot_kept, save_figure, trace_video
-from fatr_hf.analysis.figure_files import check_figure_file
+from fatr_hf.analysis import plot_kept, save_clip, save_figure, trace_video
+from fatr_hf.analysis.animation import FORMATS as ANIMATION_FORMATS
+from fatr_hf.analysis.animation import check_picture_file
 from fatr_hf.baselines.macs import plan_macs
 from fatr_hf.baselines.rival import unreduced_copy
 from fatr_hf.benchmark import choose_device
@@ -125,7 +126,7 @@ def read_arguments() -> tuple[argparse.Namespace, Size]:
         parser.add_argument(f"--{each.name}", type=type(getattr(SIZES["short"], each.name)), help="replaces the size's")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.65, 0.5], help="shares of the whole cost")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and clips")
-    parser.add_argument("--picture", type=Path, help=f"file for a picture of what {PICTURED} keeps of a test clip")
+    parser.add_argument("--picture", type=Path, help=f"picture or .gif of what {PICTURED} keeps of a test clip")
     arguments = parser.parse_args()
     given = {each.name: getattr(arguments, each.name) for each in fields(Size)}
     size = replace(SIZES[arguments.size], **{name: value for name, value in given.items() if value is not None})
@@ -145,7 +146,7 @@ def read_arguments() -> tuple[argparse.Namespace, Size]:
         if not 0 < budget < 1:
             parser.error(f"--budgets {budget} must lie between 0 and 1.")
     if arguments.picture is not None:
-        check_figure_file(arguments.picture)
+        check_picture_file(arguments.picture)
     return arguments, size
 
 
@@ -268,11 +269,14 @@ class Study:
         return np.array(json.loads(path.read_text())["classes"])
 
     def draw(self, model: FATRVideoMAEForVideoClassification, plan: Sequence[LayerPlan], path: Path) -> None:
-        """Writes a picture of the first test clip: what a plan leaves of its tubelets after every reduction."""
+        """Writes a picture or an animation of the first test clip: what a plan leaves of it after every reduction."""
         clip = self.test[0]
         name = list(DIRECTIONS)[clip["labels"]]
         trace = trace_video(model, clip["pixel_values"], base_processor(self.size), name, plan)
-        save_figure(plot_kept(trace), path)
+        if path.suffix in ANIMATION_FORMATS:
+            save_clip(trace, path)
+        else:
+            save_figure(plot_kept(trace), path)
 
 
 def base_config(size: Size) -> FATRVideoMAEConfig:

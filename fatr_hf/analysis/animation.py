@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .figure_files import FORMATS as FIGURE_FORMATS
 from .figure_files import check_figure_file, check_resolution, whole_file
 from .image_trace import ImageTrace, PatchMap, reduced_pixels
 from .pictures import KEPT_CAPTION, choose_layers, draw_input, draw_kept, draw_patches, flowing_panels, kept_title
@@ -39,6 +40,14 @@ def check_animation_file(path: str | Path) -> None:
 
     if Path(path).suffix == ".mp4" and not FFMpegWriter.isAvailable():
         raise ValueError(f"{path} cannot be written: the program ffmpeg is not installed. A .gif needs none.")
+
+
+def check_picture_file(path: str | Path) -> None:
+    """Checks, before anything is computed, that a figure or an animation can be written; raises as those checks do."""
+    if Path(path).suffix in FORMATS:
+        check_animation_file(path)
+    else:
+        check_figure_file(path, (*FIGURE_FORMATS, *FORMATS))
 
 
 def save_animation(

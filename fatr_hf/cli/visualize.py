@@ -8,8 +8,8 @@ import typer
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..analysis.animation import FORMATS as ANIMATION_FORMATS
-from ..analysis.animation import check_animation_file, save_animation
-from ..analysis.figure_files import FORMATS, check_figure_file, save_figure
+from ..analysis.animation import check_picture_file, save_animation
+from ..analysis.figure_files import FORMATS, save_figure
 from ..analysis.image_trace import ImageTrace, trace_image, trace_rivals
 from ..analysis.images import NamedImage
 from ..analysis.pictures import choose_layers, plot_grid, plot_kept, plot_scores
@@ -102,12 +102,9 @@ def check_drawable(output: Path, kind: str, limit: int | None) -> None:
         raise ValueError(f"Unknown kind {kind!r}: choose from {', '.join(KINDS)}.")
     if limit is not None and kind != "grid":
         raise ValueError("--limit is for --kind grid: the other kinds show one image.")
-    if output.suffix not in ANIMATION_FORMATS:
-        check_figure_file(output, (*FORMATS, *ANIMATION_FORMATS))
-    elif kind == "scores":
+    if kind == "scores" and output.suffix in ANIMATION_FORMATS:
         raise ValueError(f"Scores are drawn as one of {', '.join(FORMATS)}, which {output.name!r} is not.")
-    else:
-        check_animation_file(output)
+    check_picture_file(output)
 
 
 def load_transformer(

@@ -221,8 +221,10 @@ def test_the_program_prints_the_table_and_draws(program, sources, plans_of_two, 
     assert (tmp_path / "run" / "results.md").read_text() == "\n".join(rows) + "\n"
     with PIL.Image.open(tmp_path / "kept.png") as picture:
         assert picture.width > 1000
-    monkeypatch.setattr(sys, "argv", [*words[:-2], "--budgets=0.6"])
+    monkeypatch.setattr(sys, "argv", [*words[:-2], "--budgets=0.6", f"--picture={tmp_path / 'kept.gif'}"])
     program.main()  # without the trained arms, in the same folder
+    with PIL.Image.open(tmp_path / "kept.gif") as clip:
+        assert clip.n_frames > 1
     assert f"{rows[3].split(' | ')[3]} |" in capsys.readouterr().out
 
 
