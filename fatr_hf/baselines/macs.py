@@ -3,6 +3,7 @@
 import copy
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,6 +90,7 @@ def closest(candidates: Sequence[int], cost: Callable[[int], int], target: int) 
     """
     if not candidates:
         raise ValueError("candidates is empty: give at least one.")
+    cost = cache(cost)
     place = bisect_left(candidates, -target, key=lambda candidate: -cost(candidate))
     neighbours = candidates[max(place - 1, 0) : place + 1]
     return min(neighbours, key=lambda candidate: abs(cost(candidate) - target))
