@@ -31,7 +31,7 @@ from transformers import Trainer, TrainingArguments, VideoMAEImageProcessor, set
 from transformers.utils import logging
 
 from fatr_hf import FATRVideoMAEConfig, FATRVideoMAEForVideoClassification
-from fatr_hf.analysis import plot_kept, save_clip, save_figure, trace_video
+from fatr_hf.analysis import plot_kept, save_figure, save_video, trace_video
 from fatr_hf.analysis.animation import FORMATS as ANIMATION_FORMATS
 from fatr_hf.analysis.animation import check_picture_file
 from fatr_hf.baselines.macs import plan_macs
@@ -274,7 +274,7 @@ class Study:
         name = list(DIRECTIONS)[clip["labels"]]
         trace = trace_video(model, clip["pixel_values"], base_processor(self.size), name, plan)
         if path.suffix in ANIMATION_FORMATS:
-            save_clip(trace, path)
+            save_video(trace, path)
         else:
             save_figure(plot_kept(trace), path)
 

@@ -1,7 +1,7 @@
 """What happens inside vision transformers, reduced or not: measures, comparisons, pictures, schedules."""
 
 from .analyze import Analysis, Row, analysis_table, analyze
-from .animation import save_animation, save_clip
+from .animation import save_animation, save_video
 from .compare import Comparison, compare, comparison_table
 from .curves import (
     analysis_figures,
@@ -47,8 +47,8 @@ __all__ = [
     "plot_kept",
     "plot_scores",
     "save_animation",
-    "save_clip",
     "save_figure",
+    "save_video",
     "spectrum_figure",
     "to_batch",
     "token_kinds_figure",

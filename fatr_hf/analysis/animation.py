@@ -22,7 +22,7 @@ FORMATS = (".gif", ".mp4")
 FRAMES_PER_SECOND = 5
 FADE_FRAMES = 3
 """Frames in which a layer takes effect; the last of them is what it leaves."""
-CLIP_FRAMES = 2
+TUBELET_FRAMES = 2
 """Frames for each tubelet of a video."""
 HOLD_FRAMES = 5
 """Frames for which that, and the input, stay; the last one stays twice as long."""
@@ -83,7 +83,7 @@ def save_animation(
         hold(writer)
 
 
-def save_clip(video: ImageTrace, path: str | Path, layers: Sequence[int] | None = None, dpi: float = 150) -> None:
+def save_video(video: ImageTrace, path: str | Path, layers: Sequence[int] | None = None, dpi: float = 150) -> None:
     """Writes an animation of a video over time, beside what layers leave of it; it starts again at its end.
 
     It shows the first frame of each tubelet. A token that stands for patches of several frames has its mean colour over
@@ -116,7 +116,7 @@ def save_clip(video: ImageTrace, path: str | Path, layers: Sequence[int] | None 
             for axes in panels:
                 clear(axes)
             draw(number)
-            for _ in range(CLIP_FRAMES):
+            for _ in range(TUBELET_FRAMES):
                 writer.grab_frame()
 
 

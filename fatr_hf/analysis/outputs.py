@@ -13,8 +13,8 @@ from .images import Batch
 from .measures import widened
 from .model_inputs import check_pixels, class_numbers, is_classifier
 
-RESAMPLES = 10_000
-"""Draws of ``resampled_interval``."""
+RESAMPLES, RESAMPLED = 10_000, 2**22
+"""Draws of ``resampled_interval``, and about how many groups are drawn at a time."""
 
 
 @torch.no_grad()
@@ -93,7 +93,9 @@ def resampled_interval(values: Tensor, groups: Sequence[str] | None = None) -> t
     members = torch.tensor([places[name] for name in names])
     sums = torch.zeros(number, dtype=torch.float64).index_add(0, members, values.double())
     counts = torch.bincount(members, minlength=number)
-    drawn = torch.randint(number, (RESAMPLES, number), generator=torch.Generator().manual_seed(0))
-    means = sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    generator, means = torch.Generator().manual_seed(0), []
+    for draws in torch.arange(RESAMPLES).split(max(1, RESAMPLED // number)):  # many images would fill the memory
+        drawn = torch.randint(number, (len(draws), number), generator=generator)
+        means.append(sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1))
+    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

@@ -74,6 +74,8 @@ def run(
         check_folders(json)
         if plot is not None:
             check_figure_file(plot)
+        if methods is not None and frontier is None:
+            raise ValueError("--methods is for --frontier; without it choose by --rivals.")
         where = choose_device(device)
         if frontier is not None:
             if reduction or rivals or beside or plot:

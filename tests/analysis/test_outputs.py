@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fatr_hf.analysis import outputs
 from fatr_hf.analysis.outputs import resampled_interval
 
 
@@ -13,6 +14,13 @@ def test_the_interval_is_that_of_the_mean():
     error = (differences.std() / 400**0.5).item()
     assert low == pytest.approx(differences.mean().item() - 1.96 * error, abs=0.01)
     assert high == pytest.approx(differences.mean().item() + 1.96 * error, abs=0.01)
+
+
+def test_draws_in_parts_give_the_same_interval(monkeypatch):
+    differences = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    whole = resampled_interval(differences)
+    monkeypatch.setattr(outputs, "RESAMPLED", 40 * 77)
+    assert resampled_interval(differences) == pytest.approx(whole, abs=0.01)
 
 
 def test_images_of_one_group_count_as_one_draw():

@@ -9,7 +9,7 @@ from picture_cases import PROCESSOR
 from rounding import assert_rounded_alike
 
 from fatr_hf import FATRVideoMAEConfig, FATRVideoMAEForVideoClassification, FATRVivitConfig, FATRVivitModel
-from fatr_hf.analysis import plot_kept, save_animation, save_clip, trace_video
+from fatr_hf.analysis import plot_kept, save_animation, save_video, trace_video
 from fatr_hf.analysis.image_trace import reduced_pixels
 from fatr_hf.analysis.pictures import COLUMNS, PANEL_INCHES
 from fatr_hf.analysis.video_trace import frame_of
@@ -117,7 +117,7 @@ def test_a_clip_shows_one_tubelet_after_the_other(model, video, tmp_path):
     trace = trace_video(model, video, PROCESSOR)
     last = trace.layers[-1]
     assert not torch.equal(*(reduced_pixels(trace.pixels, last).chunk(TUBELETS, dim=1)[:2]))
-    save_clip(trace, tmp_path / "clip.gif", dpi=40)
+    save_video(trace, tmp_path / "clip.gif", dpi=40)
     with PIL.Image.open(tmp_path / "clip.gif") as clip:
         assert clip.n_frames == TUBELETS
         assert clip.info["duration"] == 400
@@ -126,5 +126,5 @@ def test_a_clip_shows_one_tubelet_after_the_other(model, video, tmp_path):
 def test_a_clip_of_one_frame_is_refused(model, video, tmp_path):
     trace = frame_of(trace_video(model, video, PROCESSOR, "walk"), 0)
     with pytest.raises(ValueError, match="'walk' is a single frame, which nothing moves in: use save_animation"):
-        save_clip(trace, tmp_path / "clip.gif", layers=[1])
+        save_video(trace, tmp_path / "clip.gif", layers=[1])
     assert not any(tmp_path.iterdir())

@@ -143,6 +143,11 @@ def test_the_frontier_is_drawn_printed_and_written(invoke, stock_folder, images,
     assert (tmp_path / "frontier.svg").stat().st_size > 1000
 
 
+def test_methods_without_the_frontier_are_refused(refused, stock_folder, images):
+    words = refused("compare", stock_folder, images, "--methods", "tome")
+    assert "--methods is for --frontier; without it choose by --rivals" in words
+
+
 def test_the_frontier_refuses_what_it_does_not_look_at(refused, stock_folder, images, tmp_path):
     words = refused("compare", stock_folder, images, "--frontier", tmp_path / "frontier.svg", "--keep-ratio", "0.5")
     assert "leave --rivals, --beside, --plot and the reduction's options out" in words
